@@ -1,0 +1,184 @@
+//! What is declared: the frame file as plain data, after every rule has been checked.
+
+use crate::cpuset::CpuSet;
+use crate::name::Name;
+use crate::units::Units;
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+/// A frame: a host, or a declared part of one, and the partitions that divide it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Frame {
+    /// The frame's name.
+    pub name: Name,
+    /// The CPUs that belong to the frame; all of the host when absent.
+    pub cpus: Option<CpuSet>,
+    /// Allocation granule of memory, bytes; every memory size is a multiple.
+    pub memory_block: u64,
+    /// CPUs that stay the host's own.
+    pub reserved_cpus: u32,
+    /// Memory that stays the host's own, bytes.
+    pub reserved_memory: u64,
+    /// Least entitlement for each virtual processor of a shared partition.
+    pub minimum_units: Units,
+    /// Whether another frame may use the same host CPUs.
+    pub shared_host: bool,
+    /// Shared processor pools, in the order of the file.
+    pub pools: Vec<Pool>,
+    /// Partitions, in the order of the file.
+    pub partitions: Vec<Partition>,
+}
+
+/// A shared processor pool.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Pool {
+    /// The pool's name.
+    pub name: Name,
+    /// Physical CPUs that its partitions live on.
+    pub cpus: u32,
+}
+
+/// One declared partition.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Partition {
+    /// The partition's name, unique in the frame.
+    pub name: Name,
+    /// The partition's number, unique in the frame, 1..=65535.
+    pub id: u32,
+    /// Who loses last when there is not enough for all: 0 loses first, 255 last.
+    pub availability_priority: u8,
+    /// Its processors.
+    pub processors: Processors,
+    /// Its memory.
+    pub memory: Memory,
+    /// What it starts.
+    pub boot: Boot,
+    /// Whether it starts with the frame.
+    pub auto_start: bool,
+    /// What it holds while it is not active.
+    pub when_inactive: WhenInactive,
+    /// Deadlines of the shutdown ladder.
+    pub shutdown: Shutdown,
+}
+
+/// What an inactive partition holds of the frame.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WhenInactive {
+    /// Its minimum, so that it can always be activated.
+    #[default]
+    Hold,
+    /// Nothing.
+    Release,
+}
+
+/// The least, the wanted and the most of a resource.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Range<T> {
+    /// Less than this and the partition does not start.
+    pub minimum: T,
+    /// Given when it is free.
+    pub desired: T,
+    /// Never exceeded, whatever changes while it runs.
+    pub maximum: T,
+}
+
+/// The processors of a partition.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Processors {
+    /// Virtual processors: what the guest sees.
+    pub count: Range<u32>,
+    /// What backs them.
+    pub mode: ProcessorMode,
+}
+
+/// What backs virtual processors.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "mode", rename_all = "snake_case")]
+pub enum ProcessorMode {
+    /// Each virtual processor has a logical CPU of its own; the set is whole cores.
+    Dedicated {
+        /// Where device threads run.
+        io: IoProcessors,
+    },
+    /// Virtual processors share a pool and are entitled to a part of it.
+    Shared {
+        /// The pool's name.
+        pool: Name,
+        /// Entitlement.
+        units: Range<Units>,
+        /// What happens above the entitlement.
+        sharing: Sharing,
+    },
+}
+
+/// Where the device threads of a dedicated partition run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum IoProcessors {
+    /// On the partition's own CPUs.
+    Own,
+    /// On a shared processor pool.
+    Pool(Name),
+}
+
+/// What a shared partition gets above its entitlement.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Sharing {
+    /// Nothing.
+    Capped,
+    /// A part of what is spare, by weight 0..=255; weight 0 is capped.
+    Uncapped {
+        /// The weight.
+        weight: u8,
+    },
+}
+
+/// The memory of a partition, bytes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Memory {
+    /// Least, wanted and most.
+    pub size: Range<u64>,
+    /// Memory that is there from boot and never leaves while the partition runs.
+    pub base: u64,
+    /// Page size that backs it, bytes; any when absent.
+    pub pages: Option<u64>,
+}
+
+/// What a partition starts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Boot {
+    /// The built-in payload, with its own command line.
+    Diagnostics {
+        /// Command line of the payload.
+        cmdline: String,
+    },
+    /// A kernel from a file: Linux bzImage, ELF vmlinux, or an ELF with a PVH note.
+    Kernel {
+        /// The kernel, absolute or relative to the frame file.
+        kernel: PathBuf,
+        /// The initial RAM disk, likewise.
+        initrd: Option<PathBuf>,
+        /// Kernel command line.
+        cmdline: String,
+    },
+}
+
+/// Deadlines of the shutdown ladder, milliseconds; a rung of zero is left out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shutdown {
+    /// After the communication channel asked.
+    pub ask_ms: u32,
+    /// After the ACPI power button.
+    pub button_ms: u32,
+    /// After the NMI.
+    pub nmi_ms: u32,
+}
+
+impl Default for Shutdown {
+    fn default() -> Self {
+        Self { ask_ms: 5_000, button_ms: 30_000, nmi_ms: 2_000 }
+    }
+}
