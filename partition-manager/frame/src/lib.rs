@@ -3,8 +3,19 @@
 //! Pure functions over plain data. Nothing here knows files, threads, KVM or clocks, so every rule about
 //! partitions can be tested without a host, on machines of any size.
 
+pub mod api;
+pub mod assignment;
+pub mod code;
 pub mod cpuset;
 pub mod declare;
+pub mod event;
+pub mod inventory;
+pub mod launch;
 pub mod name;
+pub mod plan;
 pub mod platform;
+pub mod record;
+pub mod root;
+pub mod state;
 pub mod units;
+pub mod wire;

@@ -1,1 +1,12 @@
-//! Placeholder.
+//! What the rooms need of the operating system, once: messages with descriptors, identity of processes,
+//! service notifications, HTTP over Unix sockets, databases.
+//!
+//! Mechanism only. Nothing here knows what a partition is beyond its words in `frame`.
+
+#[cfg(feature = "database")]
+pub mod database;
+#[cfg(feature = "http")]
+pub mod http;
+pub mod notify;
+pub mod packet;
+pub mod process;

@@ -1,0 +1,183 @@
+//! What the daemons' APIs say: HTTP and JSON over Unix sockets. Sizes are integer bytes.
+
+use crate::event::Event;
+use crate::name::Name;
+use crate::state::State;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// A row of `lpar ls`: one partition, flat.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PartitionRow {
+    /// The partition's name.
+    pub name: Name,
+    /// The partition's number.
+    pub id: u32,
+    /// Its state.
+    pub state: State,
+    /// Why it is in that state, where that needs saying; empty otherwise.
+    pub reason: String,
+    /// Virtual processors: assigned while it is active, desired otherwise.
+    pub processors: u32,
+    /// Processing units it is entitled to, likewise.
+    pub units: f64,
+    /// Memory, bytes, likewise.
+    pub memory: u64,
+    /// `dedicated` or `shared`.
+    pub mode: String,
+    /// Logical CPUs of the host that its virtual processors may use, in list format; empty when inactive.
+    pub cpus: String,
+    /// Availability priority.
+    pub availability_priority: u8,
+    /// Process number of the partition; absent when inactive.
+    pub pid: Option<u32>,
+    /// How often it was started in this frame.
+    pub incarnation: u64,
+    /// Seconds since it was last started; absent when inactive.
+    pub uptime: Option<f64>,
+}
+
+/// One resource with its three values.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Resource {
+    /// What the frame file says.
+    pub declared: serde_json::Value,
+    /// What it owns now; null when it owns nothing.
+    pub assigned: serde_json::Value,
+    /// What it gets at its next activation.
+    pub pending: serde_json::Value,
+}
+
+/// Answer of `lpar show`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PartitionDetail {
+    /// What `ls` says.
+    #[serde(flatten)]
+    pub row: PartitionRow,
+    /// Each resource: `processors`, `units`, `memory`, `cpus`, `boot`, ….
+    pub resources: BTreeMap<String, Resource>,
+    /// What the guest wrote to its exit device; absent when it did not.
+    pub exit_status: Option<u8>,
+    /// Where its processes are confined; empty when they are not.
+    pub cgroup: Vec<String>,
+}
+
+/// Exits of one virtual processor.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ProcessorStat {
+    /// Number of the virtual processor.
+    pub processor: u32,
+    /// Exits by reason, since the partition was started.
+    pub exits: BTreeMap<String, u64>,
+    /// Processor time of its thread, nanoseconds; absent when the host does not say.
+    pub cpu_time: Option<u64>,
+}
+
+/// Figures of one partition, for `lpar stat`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PartitionStat {
+    /// The partition's name.
+    pub name: Name,
+    /// Its virtual processors; empty when it never ran.
+    pub processors: Vec<ProcessorStat>,
+    /// Bytes that the guest wrote to its console.
+    pub console_bytes: u64,
+    /// Memory of the partition that is resident on the host, bytes; absent when the host does not say.
+    pub resident: Option<u64>,
+}
+
+/// The frame as its manager sees it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FrameStatus {
+    /// The frame's name.
+    pub name: Name,
+    /// Epoch of the manager.
+    pub epoch: u64,
+    /// Process number of the manager.
+    pub pid: u32,
+    /// What this host lacks, one line each.
+    pub lacks: Vec<String>,
+    /// Events that wait for the service processor.
+    pub outbox: u64,
+    /// Whether the frame is being brought down.
+    pub going_down: bool,
+}
+
+/// The service processor's own status.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SurveillanceStatus {
+    /// Process number of the service processor.
+    pub pid: u32,
+    /// Process number of the manager; absent while there is none.
+    pub manager: Option<u32>,
+    /// Whether the manager said that it is ready.
+    pub manager_ready: bool,
+    /// How often the manager was replaced since the frame came up.
+    pub replaced: u64,
+    /// Events in the log.
+    pub events: u64,
+    /// Whether the frame is being brought down.
+    pub going_down: bool,
+}
+
+/// Body of a shutdown request.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ShutdownRequest {
+    /// Go straight to the last rung.
+    pub immediate: bool,
+    /// Start it again afterwards.
+    pub restart: bool,
+}
+
+/// Body of a request to bring the frame down.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DownRequest {
+    /// Kill the partitions instead of asking them.
+    pub immediate: bool,
+}
+
+/// Answer of a wait.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct WaitAnswer {
+    /// Whether the state was reached in time.
+    pub reached: bool,
+    /// The partition now.
+    pub partition: PartitionRow,
+}
+
+/// A delivery of events to the service processor.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Delivery {
+    /// Events of one source, in order; at most [`LARGEST_DELIVERY`](crate::event::LARGEST_DELIVERY).
+    pub events: Vec<Event>,
+}
+
+/// What the service processor took over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Acknowledgement {
+    /// How many events of the delivery are in the log now, new or known, counted from its beginning.
+    pub taken: usize,
+}
+
+/// What went wrong, to people.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErrorBody {
+    /// What happened, to what, why, what to do.
+    pub error: String,
+}
+
+/// Path of the list of partitions.
+pub const PARTITIONS: &str = "/v1/partitions";
+/// Path of the frame's status.
+pub const FRAME: &str = "/v1/frame";
+/// Path that brings the frame down.
+pub const DOWN: &str = "/v1/down";
+/// Path of the event log, to read (GET) and to deliver to (POST).
+pub const EVENTS: &str = "/v1/events";
+/// Path of the service processor's status.
+pub const STATUS: &str = "/v1/status";
+/// Path of the API's description.
+pub const OPENAPI: &str = "/openapi.json";

@@ -1,0 +1,250 @@
+//! The launch specification: all that a partition process is told, and the descriptors it is given.
+//!
+//! It is fully resolved. The process opens no path and looks nothing up; whatever it touches comes as an
+//! open descriptor, in the order that [`LaunchSpec::descriptors`] gives.
+
+use crate::cpuset::CpuSet;
+use crate::name::Name;
+use serde::{Deserialize, Serialize};
+
+/// Most virtual processors of one partition.
+pub const MOST_PROCESSORS: usize = 64;
+/// Most memory ranges (one for each NUMA node) of one partition.
+pub const MOST_NODES: usize = 64;
+/// Most interrupt sources that the manager may wire to one partition: the pins of the I/O APIC.
+pub const MOST_INTERRUPTS: usize = 24;
+
+/// What one partition process runs.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LaunchSpec {
+    /// The partition's name.
+    pub name: Name,
+    /// The partition's number.
+    pub id: u32,
+    /// How often this partition was started in this frame; tells one process from the next.
+    pub incarnation: u64,
+    /// One entry for each virtual processor; the first one boots.
+    pub processors: Vec<ProcessorSpec>,
+    /// Where everything but virtual processors runs; anywhere in its cgroup when empty.
+    pub io: CpuSet,
+    /// Memory by NUMA node, in guest-physical order.
+    pub memory: Vec<MemorySpec>,
+    /// What is started.
+    pub boot: BootSpec,
+    /// Interrupt sources that the manager wired.
+    pub interrupts: Vec<InterruptSpec>,
+}
+
+/// One virtual processor.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ProcessorSpec {
+    /// The logical CPUs it may run on; anywhere in its cgroup when empty.
+    pub affinity: CpuSet,
+}
+
+/// The memory of one NUMA node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MemorySpec {
+    /// The host's node.
+    pub node: u32,
+    /// Size of the range and of its memfd, bytes; a multiple of the page size.
+    pub bytes: u64,
+    /// Page size that backs it, bytes.
+    pub pages: u64,
+}
+
+/// What a partition process starts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum BootSpec {
+    /// The built-in payload.
+    Diagnostics {
+        /// Its command line.
+        cmdline: String,
+    },
+    /// A kernel, by descriptor.
+    Kernel {
+        /// Its command line.
+        cmdline: String,
+        /// Whether a descriptor of an initial RAM disk follows that of the kernel.
+        initrd: bool,
+    },
+}
+
+/// One interrupt source outside the partition: an eventfd that raises a pin of its I/O APIC.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct InterruptSpec {
+    /// The global system interrupt, 0..=23.
+    pub gsi: u32,
+}
+
+/// What one descriptor of a launch is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Descriptor {
+    /// `/dev/kvm`, open for reading and writing.
+    Kvm,
+    /// The shared record ([`crate::record`]), a sealed memfd.
+    Record,
+    /// An eventfd that the partition signals when its console has new output.
+    Doorbell,
+    /// The memory of entry `n` of [`LaunchSpec::memory`], a sealed memfd.
+    Memory(usize),
+    /// The kernel, open for reading.
+    Kernel,
+    /// The initial RAM disk, open for reading.
+    Initrd,
+    /// The eventfd of entry `n` of [`LaunchSpec::interrupts`].
+    Interrupt(usize),
+}
+
+/// Why a launch specification cannot be carried out by anybody.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LaunchError {
+    /// Too few or too many virtual processors.
+    #[error("a partition has 1 to {MOST_PROCESSORS} virtual processors, not {0}")]
+    Processors(usize),
+    /// Too few or too many memory ranges.
+    #[error("a partition has memory on 1 to {MOST_NODES} nodes, not {0}")]
+    Nodes(usize),
+    /// A range of no bytes, or not a multiple of its page size, or of a page size that is none.
+    #[error("memory range {index} of {bytes} bytes is not a whole number of pages of {pages} bytes")]
+    Memory {
+        /// Which entry.
+        index: usize,
+        /// Its size, bytes.
+        bytes: u64,
+        /// Its page size, bytes.
+        pages: u64,
+    },
+    /// All ranges together exceed what a guest can address here.
+    #[error("the memory of a partition is at most {} GiB", MOST_MEMORY >> 30)]
+    TooMuchMemory,
+    /// A pin that the I/O APIC has not, or one that is taken twice.
+    #[error("interrupt pin {0} does not exist, is used by the platform, or is named twice")]
+    Interrupt(u32),
+    /// The command line does not fit.
+    #[error("a command line has at most {LONGEST_CMDLINE} bytes and no NUL, this one has {0}")]
+    CommandLine(usize),
+    /// Another count of descriptors came with the specification.
+    #[error("the launch specification needs {needed} descriptors, {given} came with it")]
+    Descriptors {
+        /// How many it needs.
+        needed: usize,
+        /// How many came.
+        given: usize,
+    },
+}
+
+/// Most memory of one partition, bytes: what 46 bits address, less the device hole.
+pub const MOST_MEMORY: u64 = (1 << 46) - (1 << 32);
+/// Longest command line, bytes (Linux x86 `COMMAND_LINE_SIZE`, less the NUL).
+pub const LONGEST_CMDLINE: usize = 2047;
+
+impl LaunchSpec {
+    /// What each descriptor that travels with the specification is for, in order.
+    #[must_use]
+    pub fn descriptors(&self) -> Vec<Descriptor> {
+        let mut all = vec![Descriptor::Kvm, Descriptor::Record, Descriptor::Doorbell];
+        all.extend((0..self.memory.len()).map(Descriptor::Memory));
+        if let BootSpec::Kernel { initrd, .. } = &self.boot {
+            all.push(Descriptor::Kernel);
+            if *initrd {
+                all.push(Descriptor::Initrd);
+            }
+        }
+        all.extend((0..self.interrupts.len()).map(Descriptor::Interrupt));
+        all
+    }
+
+    /// All memory, bytes; saturates.
+    #[must_use]
+    pub fn memory_bytes(&self) -> u64 {
+        self.memory.iter().fold(0, |sum, range| sum.saturating_add(range.bytes))
+    }
+
+    /// Checks the rules that do not depend on a host.
+    ///
+    /// # Errors
+    /// The first rule that is broken.
+    pub fn validate(&self) -> Result<(), LaunchError> {
+        if self.processors.is_empty() || self.processors.len() > MOST_PROCESSORS {
+            return Err(LaunchError::Processors(self.processors.len()));
+        }
+        if self.memory.is_empty() || self.memory.len() > MOST_NODES {
+            return Err(LaunchError::Nodes(self.memory.len()));
+        }
+        for (index, range) in self.memory.iter().enumerate() {
+            let MemorySpec { bytes, pages, .. } = *range;
+            if pages < 4096 || !pages.is_power_of_two() || bytes == 0 || bytes % pages != 0 {
+                return Err(LaunchError::Memory { index, bytes, pages });
+            }
+        }
+        if self.memory_bytes() > MOST_MEMORY {
+            return Err(LaunchError::TooMuchMemory);
+        }
+        let platform = [crate::platform::SERIAL_GSI, crate::platform::SCI_GSI];
+        let mut taken = Vec::new();
+        for source in &self.interrupts {
+            if source.gsi as usize >= MOST_INTERRUPTS || platform.contains(&source.gsi) || taken.contains(&source.gsi) {
+                return Err(LaunchError::Interrupt(source.gsi));
+            }
+            taken.push(source.gsi);
+        }
+        let (BootSpec::Diagnostics { cmdline } | BootSpec::Kernel { cmdline, .. }) = &self.boot;
+        if cmdline.len() > LONGEST_CMDLINE || cmdline.contains('\0') {
+            return Err(LaunchError::CommandLine(cmdline.len()));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::units::MIB;
+
+    fn spec() -> LaunchSpec {
+        LaunchSpec {
+            name: Name::new("a").unwrap(),
+            id: 1,
+            incarnation: 1,
+            processors: vec![ProcessorSpec { affinity: CpuSet::new() }],
+            io: CpuSet::new(),
+            memory: vec![MemorySpec { node: 0, bytes: 64 * MIB, pages: 4096 }],
+            boot: BootSpec::Kernel { cmdline: String::new(), initrd: true },
+            interrupts: vec![InterruptSpec { gsi: 5 }],
+        }
+    }
+
+    #[test]
+    fn descriptors_come_in_a_fixed_order() {
+        use Descriptor::{Doorbell, Initrd, Interrupt, Kernel, Kvm, Memory, Record};
+        assert_eq!(spec().descriptors(), [Kvm, Record, Doorbell, Memory(0), Kernel, Initrd, Interrupt(0)]);
+    }
+
+    #[test]
+    fn refuses_what_nobody_can_do() {
+        assert_eq!(spec().validate(), Ok(()));
+        let broken = |change: fn(&mut LaunchSpec)| {
+            let mut spec = spec();
+            change(&mut spec);
+            spec.validate().unwrap_err()
+        };
+        assert_eq!(broken(|s| s.processors.clear()), LaunchError::Processors(0));
+        assert_eq!(broken(|s| s.memory.clear()), LaunchError::Nodes(0));
+        assert_eq!(broken(|s| s.memory[0].bytes = u64::MAX - 4095), LaunchError::TooMuchMemory);
+        assert_eq!(broken(|s| s.memory[0].bytes = 0), LaunchError::Memory { index: 0, bytes: 0, pages: 4096 });
+        assert_eq!(broken(|s| s.memory[0].pages = 3), LaunchError::Memory { index: 0, bytes: 64 * MIB, pages: 3 });
+        assert_eq!(broken(|s| s.interrupts[0].gsi = 24), LaunchError::Interrupt(24));
+        assert_eq!(broken(|s| s.interrupts[0].gsi = 9), LaunchError::Interrupt(9));
+        assert_eq!(broken(|s| s.interrupts.push(InterruptSpec { gsi: 5 })), LaunchError::Interrupt(5));
+        assert_eq!(
+            broken(|s| s.boot = BootSpec::Diagnostics { cmdline: "x".repeat(2048) }),
+            LaunchError::CommandLine(2048)
+        );
+    }
+}

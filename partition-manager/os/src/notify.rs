@@ -1,0 +1,95 @@
+//! The receiving side of service notifications (`sd_notify(3)`): how a parent knows that the daemon it
+//! keeps alive is ready and answers. A daemon under systemd tells systemd the same.
+
+use rustix::net::{AddressFamily, RecvFlags, SocketAddrUnix, SocketFlags, SocketType};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+/// What a daemon says of itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Notification {
+    /// `READY=1`: it serves.
+    pub ready: bool,
+    /// `WATCHDOG=1`: it answers.
+    pub alive: bool,
+    /// `STOPPING=1`: it ends because it was asked to.
+    pub stopping: bool,
+}
+
+/// A socket on which one daemon's notifications arrive.
+#[derive(Debug)]
+pub struct Listener {
+    socket: OwnedFd,
+}
+
+impl Listener {
+    /// Binds the socket at `path` in place of one that an earlier process left.
+    ///
+    /// # Errors
+    /// The error of the system call that failed.
+    pub fn bind(path: &Path) -> io::Result<Self> {
+        match std::fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::DGRAM, flags, None)?;
+        rustix::net::bind(&socket, &SocketAddrUnix::new(path)?)?;
+        Ok(Self { socket })
+    }
+
+    /// Takes everything that has arrived, together.
+    ///
+    /// # Errors
+    /// The error of `recv(2)`.
+    pub fn drain(&self) -> io::Result<Notification> {
+        let mut all = Notification::default();
+        let mut bytes = [0; 512];
+        // Bounded, so that a sender in a loop cannot keep the reader here.
+        for _ in 0..64 {
+            match rustix::net::recv(&self.socket, &mut bytes, RecvFlags::empty()) {
+                Ok((length, _)) => {
+                    let one = parse(bytes.get(..length).unwrap_or_default());
+                    all.ready |= one.ready;
+                    all.alive |= one.alive;
+                    all.stopping |= one.stopping;
+                }
+                Err(rustix::io::Errno::AGAIN) => break,
+                Err(rustix::io::Errno::INTR) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+        Ok(all)
+    }
+}
+
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+fn parse(bytes: &[u8]) -> Notification {
+    let says = |what: &[u8]| bytes.split(|&b| b == b'\n').any(|line| line == what);
+    Notification { ready: says(b"READY=1"), alive: says(b"WATCHDOG=1"), stopping: says(b"STOPPING=1") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn takes_what_a_daemon_says() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("n");
+        drop(Listener::bind(&path).unwrap());
+        let listener = Listener::bind(&path).unwrap();
+        assert_eq!(listener.drain().unwrap(), Notification::default());
+        let sender = std::os::unix::net::UnixDatagram::unbound().unwrap();
+        sender.send_to(b"READY=1\nSTATUS=up", &path).unwrap();
+        sender.send_to(b"WATCHDOG=1", &path).unwrap();
+        sender.send_to(b"nonsense READY=0", &path).unwrap();
+        assert_eq!(listener.drain().unwrap(), Notification { ready: true, alive: true, stopping: false });
+    }
+}
