@@ -1,0 +1,30 @@
+//! The initial ramdisk of a Linux partition: busybox and one script.
+
+use crate::cache::{Cache, Kernel};
+use crate::cpio::Archive;
+use crate::{Error, busybox};
+
+/// What may be loaded in a partition; the script loads the first two, for the ACPI power button.
+const MODULES: &[&str] = &["button", "evdev", "virtio_mmio", "virtio_pci", "virtio_blk", "virtio_net"];
+
+/// What runs as process 1 of a Linux partition.
+const INIT: &str = include_str!("guest-init.sh");
+
+/// The bytes of the initial ramdisk for `kernel`.
+///
+/// On the kernel command line it knows `name=`, `action=idle|poweroff|reboot` (default `idle`) and
+/// `after=` (seconds, default 0). It prints lines that start with `BULKHEAD-GUEST`.
+///
+/// # Errors
+/// [`Error::NotProvisioned`], [`Error::Module`], [`Error::File`] and [`Error::Program`].
+pub fn initial_ramdisk(cache: &Cache, kernel: &Kernel) -> Result<Vec<u8>, Error> {
+    let mut archive = Archive::new();
+    for directory in ["/dev", "/proc", "/sys", "/tmp"] {
+        archive.directory(directory)?;
+    }
+    archive.character_device("/dev/console", 0o600, 5, 1)?;
+    busybox::put_into(&mut archive, &cache.busybox()?)?;
+    kernel.modules.put_into(&mut archive, MODULES)?;
+    archive.file("/init", 0o755, INIT.as_bytes())?;
+    Ok(archive.finish())
+}

@@ -1,0 +1,1 @@
+//! Which tests were skipped, and whether they were those that may be.

@@ -1,0 +1,209 @@
+//! One running testbed.
+
+use std::fs::File;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec};
+
+use crate::agent::{Line, Output, Silence};
+use crate::cache::Cache;
+use crate::qemu::{self, Machine, Qemu};
+use crate::{Error, host};
+
+/// The four binaries of a Bulkhead.
+pub const BINARIES: [&str; 4] = ["partition", "partition-manager", "service-processor", "lpar"];
+
+/// What a testbed is to be.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Logical CPUs, each a core of its own in one socket.
+    pub cpus: u32,
+    /// Memory in MiB.
+    pub memory_mib: u64,
+    /// Files of this host to put into it, with the libraries that they link: (path here, path there).
+    pub files: Vec<(PathBuf, String)>,
+    /// Added to the kernel's command line.
+    pub kernel_arguments: String,
+    /// Where the console goes; by default `console.log` in the cache folder.
+    pub log: Option<PathBuf>,
+    /// How long another testbed is waited for.
+    pub lock_deadline: Duration,
+    /// How long it may take from QEMU's start until the agent listens.
+    pub boot_deadline: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            cpus: 4,
+            memory_mib: 2048,
+            files: Vec::new(),
+            kernel_arguments: String::new(),
+            log: None,
+            lock_deadline: Duration::from_secs(600),
+            boot_deadline: Duration::from_secs(180),
+        }
+    }
+}
+
+/// A running testbed. Dropping it ends its QEMU.
+#[derive(Debug)]
+pub struct Testbed {
+    line: Line,
+    qemu: Qemu,
+    boot_time: Duration,
+    log: PathBuf,
+    // Below what uses them: dropped after it.
+    _directory: tempfile::TempDir,
+    _lock: File,
+}
+
+impl Testbed {
+    /// Boots a testbed and waits until its shell serves commands. Only one runs at a time per cache folder.
+    ///
+    /// # Errors
+    /// [`Error::NotProvisioned`] if a piece is missing, [`Error::Busy`], [`Error::Ended`], [`Error::Deadline`],
+    /// and what keeps the initial ramdisk from being made.
+    pub fn boot(options: &Options) -> Result<Self, Error> {
+        let cache = Cache::find()?;
+        let version = qemu::version()?;
+        let kernel = cache.host_kernel()?;
+        let lock = lock(&cache.root().join("testbed.lock"), options.lock_deadline)?;
+
+        let directory = tempfile::Builder::new().prefix("bulkhead-testbed-").tempdir();
+        let directory = directory.map_err(Error::file("make a directory in", std::env::temp_dir()))?;
+        let initrd = directory.path().join("initrd.img");
+        let content = host::initial_ramdisk(&cache, &kernel, &options.files)?;
+        std::fs::write(&initrd, content).map_err(Error::file("write", &initrd))?;
+        let agent = directory.path().join("agent");
+        let listener = UnixListener::bind(&agent).map_err(Error::file("listen at", &agent))?;
+        let log = options.log.clone().unwrap_or_else(|| cache.root().join("console.log"));
+        let log_file = File::create(&log).map_err(Error::file("create", &log))?;
+
+        let command_line =
+            format!("console=ttyS0 quiet panic=-1 mitigations=off no5lvl nokaslr {}", options.kernel_arguments);
+        let machine = Machine {
+            cpus: options.cpus,
+            memory_mib: options.memory_mib,
+            kernel: &kernel.image,
+            initrd: &initrd,
+            command_line: command_line.trim_end(),
+            agent: &agent,
+            version,
+        };
+        let start = Instant::now();
+        let qemu = Qemu::start(&machine, log_file)?;
+        let until = start + options.boot_deadline;
+        let ready = accept(&listener, &agent, &qemu, until).and_then(|stream| {
+            let mut line = Line::new(stream);
+            line.wait_ready(until)?;
+            Ok(line)
+        });
+        let mut line = ready.map_err(|silence| explain(silence, "while it booted", options.boot_deadline, &qemu))?;
+        // The first command answered is what a user waits for.
+        let answered = line.run("true", options.boot_deadline);
+        answered.map_err(|silence| explain(silence, "to its first command", options.boot_deadline, &qemu))?;
+        let boot_time = start.elapsed();
+        Ok(Self { line, qemu, boot_time, log, _directory: directory, _lock: lock })
+    }
+
+    /// Runs a command line in a shell of the emulated machine. Past `deadline` (whole seconds, at least one) it
+    /// and all that it started in its session are killed.
+    ///
+    /// # Errors
+    /// [`Error::Deadline`], [`Error::Ended`] if the machine is gone, and [`Error::Protocol`].
+    pub fn run(&mut self, command: &str, deadline: Duration) -> Result<Output, Error> {
+        self.line.run(command, deadline).map_err(|silence| {
+            let shown: String = command.chars().take(200).collect();
+            explain(silence, &format!("to `{shown}`"), deadline, &self.qemu)
+        })
+    }
+
+    /// From the start of QEMU to the first command answered.
+    #[must_use]
+    pub fn boot_time(&self) -> Duration {
+        self.boot_time
+    }
+
+    /// The file that the console goes to.
+    #[must_use]
+    pub fn log(&self) -> &Path {
+        &self.log
+    }
+
+    /// Process id of QEMU.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.qemu.pid()
+    }
+}
+
+/// The four binaries as [`Options::files`] takes them, in one directory, `/usr/bin`. They are looked for beside
+/// the running executable (`target/debug` or `target/release`) and then in `target/release`.
+///
+/// # Errors
+/// [`Error::NotProvisioned`] if one was not built, and [`Error::File`].
+pub fn install_bulkhead() -> Result<Vec<(PathBuf, String)>, Error> {
+    let executable = std::env::current_exe().map_err(Error::file("find", "the running executable"))?;
+    // A test executable lies in target/PROFILE/deps, any other in target/PROFILE.
+    let mut profile = executable.parent().unwrap_or(Path::new("/"));
+    if profile.ends_with("deps") {
+        profile = profile.parent().unwrap_or(Path::new("/"));
+    }
+    let target = profile.parent().unwrap_or(Path::new("/"));
+    let places = [target.join("release"), profile.to_owned()];
+    let place = places.iter().find(|place| BINARIES.iter().all(|binary| place.join(binary).is_file()));
+    let place = place.ok_or_else(|| Error::NotProvisioned {
+        what: format!(
+            "the binaries {} are neither in {} nor in {}: build them with `cargo build --release`",
+            BINARIES.join(", "),
+            places[0].display(),
+            places[1].display()
+        ),
+    })?;
+    Ok(BINARIES.iter().map(|binary| (place.join(binary), format!("/usr/bin/{binary}"))).collect())
+}
+
+/// Takes the lock file, waiting for its holder at most `deadline`.
+fn lock(path: &Path, deadline: Duration) -> Result<File, Error> {
+    let file = File::options().create(true).truncate(false).write(true).open(path);
+    let file = file.map_err(Error::file("open", path))?;
+    let (taken, take) = mpsc::channel();
+    // The wait has no deadline of its own: past ours the thread is left to it, and gives up what it gets.
+    std::thread::spawn(move || taken.send(file.lock().map(|()| file)));
+    match take.recv_timeout(deadline) {
+        Ok(locked) => locked.map_err(Error::file("lock", path)),
+        Err(_) => Err(Error::Busy { path: path.to_owned(), waited: deadline }),
+    }
+}
+
+/// QEMU connects before the machine runs; it may as well end before that.
+fn accept(listener: &UnixListener, path: &Path, qemu: &Qemu, until: Instant) -> Result<UnixStream, Silence> {
+    const LOOK: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
+    while Instant::now() < until {
+        let mut ready = [PollFd::new(listener, PollFlags::IN)];
+        let polled = rustix::event::poll(&mut ready, Some(&LOOK));
+        if polled.is_ok_and(|count| count > 0) {
+            let (stream, _) = listener.accept().map_err(|_| Silence::Closed)?;
+            // Nobody else shall connect.
+            let _ = std::fs::remove_file(path);
+            return Ok(stream);
+        }
+        if qemu.ended().is_some() {
+            return Err(Silence::Closed);
+        }
+    }
+    Err(Silence::Deadline)
+}
+
+fn explain(silence: Silence, when: &str, deadline: Duration, qemu: &Qemu) -> Error {
+    let console = qemu.tail();
+    match silence {
+        Silence::Closed => Error::Ended { when: format!("before it answered {when}"), console },
+        Silence::Deadline => Error::Deadline { when: when.to_owned(), deadline, console },
+        Silence::Nonsense(what) => Error::Protocol { what },
+    }
+}
