@@ -1,0 +1,7 @@
+//! A harness that drives the four binaries from outside, as a user and an operator would.
+
+pub mod console;
+pub mod frame;
+pub mod host;
+pub mod lpar;
+pub mod wait;

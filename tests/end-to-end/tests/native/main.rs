@@ -1,0 +1,94 @@
+//! The four binaries on this machine's own KVM: what the README and the specification promise.
+
+mod death;
+mod demo;
+mod lifecycle;
+mod mistakes;
+mod shutdown;
+
+use anyhow::Result;
+use end_to_end::host;
+use libtest_mimic::{Arguments, Failed, Trial};
+
+/// A test by its name, and what it needs of the machine.
+type Test = (&'static str, fn() -> Result<()>, fn() -> Option<String>);
+
+fn nothing() -> Option<String> {
+    None
+}
+
+fn kvm_and_root() -> Option<String> {
+    host::lacks_kvm().or_else(host::lacks_root)
+}
+
+const TESTS: &[Test] = &[
+    ("demo::two_partitions_run_and_ctrl_c_ends_them_in_order", demo::ctrl_c, host::lacks_kvm),
+    ("demo::the_verbs_work_by_hand", demo::verbs, host::lacks_kvm),
+    ("demo::a_terminal_shows_a_live_view", demo::terminal, host::lacks_kvm),
+    ("lifecycle::verbs_are_idempotent", lifecycle::idempotent, host::lacks_kvm),
+    ("lifecycle::a_guest_powers_itself_off", lifecycle::power_off, host::lacks_kvm),
+    ("lifecycle::a_guest_restarts_and_its_console_history_stays", lifecycle::restart, host::lacks_kvm),
+    ("lifecycle::a_partition_has_the_processors_it_was_given", lifecycle::processors, host::lacks_kvm),
+    ("lifecycle::one_console_session_at_a_time", lifecycle::one_session, host::lacks_kvm),
+    ("lifecycle::exit_statuses_follow_the_contract", lifecycle::statuses, host::lacks_kvm),
+    ("shutdown::a_guest_is_asked_and_agrees", shutdown::asked, host::lacks_kvm),
+    ("shutdown::a_guest_that_denies_keeps_running", shutdown::denied, host::lacks_kvm),
+    ("shutdown::a_hung_guest_is_brought_down_by_the_ladder", shutdown::hung, host::lacks_kvm),
+    ("death::a_killed_partition_hurts_nobody_else", death::partition_killed, host::lacks_kvm),
+    ("death::a_crashed_guest_leaves_its_registers", death::guest_crashed, host::lacks_kvm),
+    ("death::no_beat_is_lost_when_the_manager_is_killed", death::manager_killed, host::lacks_kvm),
+    ("death::no_beat_is_lost_when_the_manager_is_stopped", death::manager_stopped, host::lacks_kvm),
+    ("death::no_beat_is_lost_when_the_service_processor_is_killed", death::service_processor_killed, host::lacks_kvm),
+    ("death::no_beat_is_lost_when_the_service_processor_is_stopped", death::service_processor_stopped, host::lacks_kvm),
+    ("death::no_beat_is_lost_when_both_are_killed", death::both_killed, host::lacks_kvm),
+    ("death::no_beat_is_lost_when_both_are_stopped", death::both_stopped, host::lacks_kvm),
+    ("death::a_frame_whose_supervisor_was_killed_is_taken_up_again", death::supervisor_killed, host::lacks_kvm),
+    ("mistakes::three_mistakes_are_all_reported", mistakes::three, nothing),
+    ("mistakes::a_missing_kernel_is_refused", mistakes::missing_kernel, nothing),
+    ("mistakes::a_kernel_cut_short_is_refused", mistakes::cut_short, nothing),
+    ("mistakes::sixteen_exabytes_are_refused", mistakes::exabytes, nothing),
+    ("mistakes::a_kvm_that_is_absent_is_said", mistakes::kvm_absent, host::lacks_root),
+    ("mistakes::a_kvm_that_is_not_permitted_is_said", mistakes::kvm_not_permitted, kvm_and_root),
+];
+
+fn main() {
+    let arguments = Arguments::from_args();
+    let trials = TESTS.iter().map(|&(name, test, lacks)| {
+        let lack = lacks();
+        let trial = Trial::test(name, move || test().map_err(|error| Failed::from(format!("{error:?}"))));
+        match lack {
+            Some(reason) => {
+                eprintln!("skipped {name}: {reason}");
+                trial.with_ignored_flag(true)
+            }
+            None => trial,
+        }
+    });
+    libtest_mimic::run(&arguments, trials.collect()).exit();
+}
+
+/// Two partitions of the built-in payload on shared processors.
+const TWO: &str = r#"
+[frame]
+name = "@NAME@"
+memory_block = "2MiB"
+reserved = { cpus = 0, memory = "64MiB" }
+
+[[pool]]
+name = "default"
+cpus = 1
+
+[[partition]]
+name = "alpha"
+processors = { mode = "shared", pool = "default", desired = 1, units = { minimum = 0.1, desired = 0.4, maximum = 1.0 }, sharing = "uncapped", weight = 128 }
+memory = { desired = "16MiB" }
+boot = "diagnostics"
+shutdown = { ask = "2s", button = "2s", nmi = "2s" }
+
+[[partition]]
+name = "beta"
+processors = { mode = "shared", pool = "default", desired = 1, units = { minimum = 0.1, desired = 0.4, maximum = 1.0 }, sharing = "uncapped", weight = 128 }
+memory = { desired = "16MiB" }
+boot = "diagnostics"
+shutdown = { ask = "2s", button = "2s", nmi = "2s" }
+"#;
