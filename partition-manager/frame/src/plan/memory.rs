@@ -12,6 +12,8 @@ pub(super) type Class = Vec<u64>;
 pub(super) struct Store {
     block: u64,
     classes: BTreeMap<u64, Class>,
+    /// What the host reserves beyond what it has, bytes.
+    owed: u64,
 }
 
 impl Store {
@@ -48,7 +50,12 @@ impl Store {
                 *place = if returned { usable } else { usable.saturating_sub(held) };
             }
         }
-        Self { block, classes }
+        Self { block, classes, owed }
+    }
+
+    /// What the host reserves beyond what it has in ordinary pages, bytes.
+    pub(super) fn owed(&self) -> u64 {
+        self.owed
     }
 
     /// Least amount that is taken at once of a page size, bytes.

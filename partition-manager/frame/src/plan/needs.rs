@@ -111,6 +111,19 @@ fn memory(frame: &Frame, store: &Store) -> Vec<Finding> {
         by_size.entry(partition.memory.pages.unwrap_or(PAGE)).or_default().push((minimum, claim));
     }
     let mut found = vec![];
+    if store.owed() > 0 {
+        let what = format!("reserves {}", show_size(frame.reserved_memory));
+        found.push(Finding {
+            rule: "reserve-exceeded".into(),
+            text: format!(
+                "frame {} reserves {} more for the host than it has in ordinary pages",
+                frame.name,
+                show_size(store.owed())
+            ),
+            claims: vec![Claim { subject: Subject::Frame, key: "reserved.memory".into(), what }],
+            help: Some("reserve less memory, or set aside fewer huge pages".into()),
+        });
+    }
     for (pages, mut claims) in by_size {
         let sum: u128 = claims.iter().map(|&(bytes, _)| u128::from(bytes)).sum();
         let free = store.total(pages);
