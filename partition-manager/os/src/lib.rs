@@ -7,6 +7,7 @@
 pub mod database;
 #[cfg(feature = "http")]
 pub mod http;
+pub mod keep;
 pub mod notify;
 pub mod packet;
 pub mod process;

@@ -1,5 +1,5 @@
-//! The receiving side of service notifications (`sd_notify(3)`): how a parent knows that the daemon it
-//! keeps alive is ready and answers. A daemon under systemd tells systemd the same.
+//! Service notifications (`sd_notify(3)`): how a parent knows that the daemon it keeps alive is ready and
+//! answers. A daemon under systemd tells systemd the same.
 
 use rustix::net::{AddressFamily, RecvFlags, SocketAddrUnix, SocketFlags, SocketType};
 use std::io;
@@ -16,6 +16,38 @@ pub struct Notification {
     /// `STOPPING=1`: it ends because it was asked to.
     pub stopping: bool,
 }
+
+/// Names the socket of the parent (`sd_notify(3)`).
+pub const VARIABLE: &str = "NOTIFY_SOCKET";
+
+/// Tells the parent, if it wants to know, and never waits for it.
+///
+/// A parent that was stopped leaves its socket full after a few messages (`net.unix.max_dgram_qlen`, `unix(7)`),
+/// and a sender that blocked there would hang with it. A message dropped then is no loss: those that are
+/// queued say the same.
+///
+/// # Errors
+/// The error of `sendto(2)`: the parent's socket is gone or may not be written to.
+pub fn tell(what: &str) -> io::Result<()> {
+    let Some(path) = std::env::var_os(VARIABLE) else { return Ok(()) };
+    let address = match path.as_encoded_bytes() {
+        [b'@', name @ ..] => SocketAddrUnix::new_abstract_name(name)?,
+        _ => SocketAddrUnix::new(Path::new(&path))?,
+    };
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::DGRAM, flags, None)?;
+    match rustix::net::sendto(&socket, what.as_bytes(), rustix::net::SendFlags::NOSIGNAL, &address) {
+        Ok(_) | Err(rustix::io::Errno::AGAIN) => Ok(()),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+/// `READY=1`: the daemon serves.
+pub const READY: &str = "READY=1\n";
+/// `WATCHDOG=1`: the daemon answers.
+pub const WATCHDOG: &str = "WATCHDOG=1\n";
+/// `STOPPING=1`: the daemon ends because it was asked to.
+pub const STOPPING: &str = "STOPPING=1\n";
 
 /// A socket on which one daemon's notifications arrive.
 #[derive(Debug)]
