@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 /// A row of `lpar ls`: one partition, flat.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct PartitionRow {
     /// The partition's name.
     pub name: Name,
@@ -39,6 +40,7 @@ pub struct PartitionRow {
 
 /// One resource with its three values.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Resource {
     /// What the frame file says.
     pub declared: serde_json::Value,
@@ -50,6 +52,7 @@ pub struct Resource {
 
 /// Answer of `lpar show`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct PartitionDetail {
     /// What `ls` says.
     #[serde(flatten)]
@@ -64,6 +67,7 @@ pub struct PartitionDetail {
 
 /// Exits of one virtual processor.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct ProcessorStat {
     /// Number of the virtual processor.
     pub processor: u32,
@@ -75,6 +79,7 @@ pub struct ProcessorStat {
 
 /// Figures of one partition, for `lpar stat`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct PartitionStat {
     /// The partition's name.
     pub name: Name,
@@ -88,6 +93,7 @@ pub struct PartitionStat {
 
 /// The frame as its manager sees it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct FrameStatus {
     /// The frame's name.
     pub name: Name,
@@ -105,6 +111,7 @@ pub struct FrameStatus {
 
 /// The service processor's own status.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct SurveillanceStatus {
     /// Process number of the service processor.
     pub pid: u32,
@@ -122,6 +129,7 @@ pub struct SurveillanceStatus {
 
 /// Body of a shutdown request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(default, deny_unknown_fields)]
 pub struct ShutdownRequest {
     /// Go straight to the last rung.
@@ -132,6 +140,7 @@ pub struct ShutdownRequest {
 
 /// Body of a request to bring the frame down.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(default, deny_unknown_fields)]
 pub struct DownRequest {
     /// Kill the partitions instead of asking them.
@@ -140,6 +149,7 @@ pub struct DownRequest {
 
 /// Answer of a wait.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct WaitAnswer {
     /// Whether the state was reached in time.
     pub reached: bool,
@@ -149,6 +159,7 @@ pub struct WaitAnswer {
 
 /// A delivery of events to the service processor.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Delivery {
     /// Events of one source, in order; at most [`LARGEST_DELIVERY`](crate::event::LARGEST_DELIVERY).
@@ -157,6 +168,7 @@ pub struct Delivery {
 
 /// What the service processor took over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Acknowledgement {
     /// How many events of the delivery are in the log now, new or known, counted from its beginning.
     pub taken: usize,
@@ -164,6 +176,7 @@ pub struct Acknowledgement {
 
 /// What went wrong, to people.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct ErrorBody {
     /// What happened, to what, why, what to do.
     pub error: String,

@@ -29,6 +29,7 @@ macro_rules! registry {
     ($($(#[doc = $doc:literal])* $name:ident = $reference:literal, $severity:ident, $scope:ident, $text:literal, $cause:literal, $action:literal;)*) => {
         /// A registered reference code.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
         pub enum Code {
             $(#[doc = $text] #[serde(rename = $reference)] $name,)*
         }

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 /// How bad an event is (after the platform event log of Power).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Severity {
     /// Nothing is wrong.
@@ -22,6 +23,7 @@ pub enum Severity {
 
 /// Whom an event concerns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Scope {
     /// One partition.
@@ -34,6 +36,7 @@ pub enum Scope {
 
 /// Who raised an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Source {
     /// The partition manager.
@@ -58,6 +61,7 @@ impl Source {
 /// (`source`, `incarnation`, `sequence`) names it: a source counts its events from 1 in each incarnation,
 /// and an event that arrives twice is the same event.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Event {
     /// Who raised it.
     pub source: Source,
@@ -90,6 +94,7 @@ pub const LARGEST_DELIVERY: usize = 64;
 
 /// An event as the log gives it out.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct LoggedEvent {
     /// Number in the log, ascending.
     pub id: u64,

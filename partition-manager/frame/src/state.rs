@@ -5,6 +5,7 @@ use std::fmt;
 
 /// The state of a partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub enum State {
     /// Off.
     #[serde(rename = "Not Activated")]
