@@ -149,8 +149,11 @@ fn inner_path(path: &str) -> Result<&str, Error> {
 mod tests {
     use super::*;
 
-    /// Reads an archive back as the kernel's `init/initramfs.c` does: (name, mode, rdev, content).
-    fn read(mut bytes: &[u8]) -> Vec<(String, u32, (u32, u32), Vec<u8>)> {
+    /// Name, mode, device number, content.
+    type Entry = (String, u32, (u32, u32), Vec<u8>);
+
+    /// Reads an archive back as the kernel's `init/initramfs.c` does.
+    fn read(mut bytes: &[u8]) -> Vec<Entry> {
         let mut entries = Vec::new();
         let total = bytes.len();
         loop {

@@ -12,6 +12,14 @@ pub enum Error {
         /// What is missing, and where it was looked for.
         what: String,
     },
+    /// Not all four binaries are where they are looked for.
+    #[error("not all of {binaries} are in {places}: build them with `cargo build --release`")]
+    NotBuilt {
+        /// Their names.
+        binaries: String,
+        /// The directories that were looked into.
+        places: String,
+    },
     /// A file or directory could not be used.
     #[error("cannot {action} {}: {source}", path.display())]
     File {

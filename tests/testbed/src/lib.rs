@@ -5,6 +5,7 @@
 
 pub mod agent;
 pub mod base64;
+pub mod bounded;
 mod busybox;
 pub mod cache;
 pub mod cpio;
@@ -18,4 +19,4 @@ mod testbed;
 
 pub use agent::Output;
 pub use error::Error;
-pub use testbed::{Options, Testbed, install_bulkhead};
+pub use testbed::{BINARIES, Options, Testbed, install_bulkhead};

@@ -141,28 +141,25 @@ impl Testbed {
     }
 }
 
-/// The four binaries as [`Options::files`] takes them, in one directory, `/usr/bin`. They are looked for beside
-/// the running executable (`target/debug` or `target/release`) and then in `target/release`.
+/// The four binaries as [`Options::files`] takes them, in one directory, `/usr/bin`. They are those in the directory
+/// `BULKHEAD_BIN`, else those of the profile that the running executable was built with (`target/PROFILE`), else
+/// those in `target/release`.
 ///
 /// # Errors
-/// [`Error::NotProvisioned`] if one was not built, and [`Error::File`].
+/// [`Error::NotBuilt`] if one is in none of these, and [`Error::File`].
 pub fn install_bulkhead() -> Result<Vec<(PathBuf, String)>, Error> {
     let executable = std::env::current_exe().map_err(Error::file("find", "the running executable"))?;
     // A test executable lies in target/PROFILE/deps, any other in target/PROFILE.
-    let mut profile = executable.parent().unwrap_or(Path::new("/"));
-    if profile.ends_with("deps") {
-        profile = profile.parent().unwrap_or(Path::new("/"));
-    }
-    let target = profile.parent().unwrap_or(Path::new("/"));
-    let places = [target.join("release"), profile.to_owned()];
-    let place = places.iter().find(|place| BINARIES.iter().all(|binary| place.join(binary).is_file()));
-    let place = place.ok_or_else(|| Error::NotProvisioned {
-        what: format!(
-            "the binaries {} are neither in {} nor in {}: build them with `cargo build --release`",
-            BINARIES.join(", "),
-            places[0].display(),
-            places[1].display()
-        ),
+    let deps = executable.ancestors().nth(1).is_some_and(|directory| directory.ends_with("deps"));
+    let profile = executable.ancestors().nth(if deps { 2 } else { 1 }).unwrap_or(&executable);
+    let places = match std::env::var_os("BULKHEAD_BIN") {
+        Some(named) => vec![PathBuf::from(named)],
+        None => vec![profile.to_owned(), profile.with_file_name("release")],
+    };
+    let complete = |place: &&PathBuf| BINARIES.iter().all(|binary| place.join(binary).is_file());
+    let place = places.iter().find(complete).ok_or_else(|| {
+        let places: Vec<_> = places.iter().map(|place| place.display().to_string()).collect();
+        Error::NotBuilt { binaries: BINARIES.join(", "), places: places.join(" or ") }
     })?;
     Ok(BINARIES.iter().map(|binary| (place.join(binary), format!("/usr/bin/{binary}"))).collect())
 }

@@ -1,2 +1,13 @@
-//! Placeholder.
-fn main() {}
+//! Tests in a full KVM: the testbed is booted once, and each test gets it in turn.
+//!
+//! To add a test, write a function `fn(&mut Testbed) -> anyhow::Result<()>` in the module of its subject and
+//! name it in that module's `TESTS`. [`harness::skip`] says that it cannot run on this machine.
+
+mod harness;
+mod host;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    harness::run(&[("host", host::TESTS)])
+}
