@@ -23,6 +23,7 @@ pub fn initial_ramdisk(cache: &Cache, kernel: &Kernel) -> Result<Vec<u8>, Error>
         archive.directory(directory)?;
     }
     archive.character_device("/dev/console", 0o600, 5, 1)?;
+    archive.file("/etc/passwd", 0o644, b"root:x:0:0:root:/:/bin/sh\n")?;
     busybox::put_into(&mut archive, &cache.busybox()?)?;
     kernel.modules.put_into(&mut archive, MODULES)?;
     archive.file("/init", 0o755, INIT.as_bytes())?;
