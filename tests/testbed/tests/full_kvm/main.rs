@@ -5,9 +5,10 @@
 
 mod harness;
 mod host;
+mod linux;
 
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    harness::run(&[("host", host::TESTS)])
+    harness::run(&[("host", host::TESTS), ("linux", linux::TESTS)])
 }

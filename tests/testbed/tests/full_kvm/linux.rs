@@ -1,0 +1,144 @@
+//! Stock Debian Linux in partitions, side by side.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use testbed::{Error, Testbed, host, install_bulkhead};
+
+use crate::harness::{Test, skip};
+
+/// Linux takes tens of seconds in an emulated machine's virtual machine; a busy host makes it minutes.
+const LONG: Duration = Duration::from_secs(240);
+const SOON: Duration = Duration::from_secs(90);
+
+pub const TESTS: &[Test] = &[
+    ("two_partitions_of_stock_linux_reach_user_space_side_by_side", side_by_side),
+    ("the_power_button_shuts_linux_down", power_button),
+    ("linux_powers_itself_off", powers_off),
+    ("linux_restarts_and_comes_back", restarts),
+    ("linux_runs_on_when_its_manager_is_killed", manager_killed),
+];
+
+/// A frame of Linux partitions: name, virtual processors, further words of the command line.
+fn up(testbed: &mut Testbed, partitions: &[(&str, u32, &str)]) -> Result<()> {
+    if let Err(error @ Error::NotBuilt { .. }) = install_bulkhead() {
+        return Err(skip(error.to_string()));
+    }
+    let mut file = String::from(
+        "[frame]\nname = \"bed\"\nmemory_block = \"2MiB\"\nreserved = { cpus = 0, memory = \"256MiB\" }\n\
+         [[pool]]\nname = \"default\"\ncpus = 1\n",
+    );
+    for (name, processors, words) in partitions {
+        file += &format!(
+            "[[partition]]\nname = \"{name}\"\nprocessors = {{ mode = \"shared\", pool = \"default\", \
+             desired = {processors}, units = {{ minimum = 0.1, desired = 0.4, maximum = 1.0 }}, \
+             sharing = \"uncapped\", weight = 128 }}\nmemory = {{ desired = \"256MiB\" }}\n\
+             boot = {{ kernel = \"{}\", initrd = \"{}\", cmdline = \"console=ttyS0 name={name} {words}\" }}\n\
+             shutdown = {{ ask = \"1s\", button = \"60s\", nmi = \"5s\" }}\n",
+            host::GUEST_KERNEL,
+            host::GUEST_INITRD
+        );
+    }
+    succeeds(testbed, &format!("cat > /tmp/bed.toml <<'FILE'\n{file}FILE"))?;
+    succeeds(testbed, "lpar up /tmp/bed.toml --detach")?;
+    Ok(())
+}
+
+fn down(testbed: &mut Testbed) -> Result<()> {
+    succeeds(testbed, "lpar down --immediate")?;
+    let left = succeeds(
+        testbed,
+        "find /run/bulkhead -type s 2>/dev/null; pidof partition partition-manager service-processor; true",
+    )?;
+    ensure!(left.trim().is_empty(), "left behind: {left}");
+    Ok(())
+}
+
+/// Runs a command that must succeed, and gives its standard output.
+fn succeeds(testbed: &mut Testbed, command: &str) -> Result<String> {
+    let output = testbed.run(command, SOON)?;
+    ensure!(output.success(), "`{command}` exited with {}:\n{}{}", output.status, output.stdout, output.stderr);
+    Ok(output.stdout)
+}
+
+/// Waits until the console's history has `text` at least `times`, and gives the history.
+fn console(testbed: &mut Testbed, partition: &str, text: &str, times: usize) -> Result<String> {
+    let start = Instant::now();
+    loop {
+        let history = succeeds(testbed, &format!("lpar console {partition} --history"))?;
+        if history.matches(text).count() >= times {
+            return Ok(history);
+        }
+        ensure!(
+            start.elapsed() < LONG,
+            "the console of {partition} has not {times} times {text:?}:\n{history}\n{}",
+            succeeds(testbed, "lpar ls; lpar events")?
+        );
+        std::thread::sleep(Duration::from_millis(500));
+    }
+}
+
+fn state(testbed: &mut Testbed, partition: &str) -> Result<String> {
+    let listed = succeeds(testbed, "lpar ls -F name,state,incarnation")?;
+    let line = listed.lines().find_map(|line| line.strip_prefix(&format!("{partition},")));
+    Ok(line.with_context(|| format!("no {partition} in {listed}"))?.to_owned())
+}
+
+fn side_by_side(testbed: &mut Testbed) -> Result<()> {
+    up(testbed, &[("red", 1, ""), ("blue", 2, "")])?;
+    console(testbed, "red", "BULKHEAD-GUEST name=red cpus=1 reached user space", 1)?;
+    console(testbed, "blue", "BULKHEAD-GUEST name=blue cpus=2 reached user space", 1)?;
+    // Both beat: they run at the same time, not one after the other.
+    for name in ["red", "blue"] {
+        let beats = console(testbed, name, "beat=", 1)?.matches("beat=").count();
+        console(testbed, name, "beat=", beats + 2)?;
+    }
+    ensure!(state(testbed, "red")? == "Running,1" && state(testbed, "blue")? == "Running,1");
+    down(testbed)
+}
+
+fn power_button(testbed: &mut Testbed) -> Result<()> {
+    up(testbed, &[("red", 1, "")])?;
+    let history = console(testbed, "red", "power buttons=", 1)?;
+    ensure!(!history.contains("power buttons=0"), "Linux found no power button:\n{history}");
+    let output = testbed.run("lpar shutdown red", LONG)?;
+    ensure!(output.success(), "shutdown: {} {}", output.stdout, output.stderr);
+    ensure!(state(testbed, "red")? == "Not Activated,1");
+    console(testbed, "red", "power button pressed", 1)?;
+    let events = succeeds(testbed, "lpar events")?;
+    ensure!(!events.contains("B200"), "an orderly end is no error:\n{events}");
+    down(testbed)
+}
+
+fn powers_off(testbed: &mut Testbed) -> Result<()> {
+    up(testbed, &[("red", 1, "action=poweroff"), ("blue", 1, "")])?;
+    let waited = testbed.run("lpar wait red --state 'Not Activated' --timeout 200s", LONG)?;
+    ensure!(waited.success(), "wait: {} {}", waited.stdout, waited.stderr);
+    console(testbed, "red", "powering off", 1)?;
+    console(testbed, "blue", "reached user space", 1)?;
+    ensure!(state(testbed, "blue")? == "Running,1");
+    down(testbed)
+}
+
+fn restarts(testbed: &mut Testbed) -> Result<()> {
+    up(testbed, &[("red", 1, "action=reboot after=1")])?;
+    // Its console's history shows both lives.
+    console(testbed, "red", "reached user space", 2)?;
+    let now = state(testbed, "red")?;
+    ensure!(!now.ends_with(",1"), "a restart is a new incarnation: {now}");
+    down(testbed)
+}
+
+fn manager_killed(testbed: &mut Testbed) -> Result<()> {
+    up(testbed, &[("red", 1, "")])?;
+    let before = console(testbed, "red", "beat=", 2)?.matches("beat=").count();
+    succeeds(
+        testbed,
+        "old=$(pidof partition-manager); kill -9 $old; while [ \"$(pidof partition-manager)\" = \"$old\" ]; do sleep 0.1; done",
+    )?;
+    console(testbed, "red", "beat=", before + 3)?;
+    let all = console(testbed, "red", "reached user space", 1)?;
+    ensure!(all.matches("reached user space").count() == 1, "Linux did not start anew:\n{all}");
+    ensure!(state(testbed, "red")? == "Running,1");
+    down(testbed)
+}
