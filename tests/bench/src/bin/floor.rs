@@ -1,6 +1,6 @@
 //! The floor that everything is measured against: the least program that runs the payload on KVM.
 //!
-//! `floor PAYLOAD MIB "COMMAND LINE" [memory=FD] [irqfd=FD:GSI]`: raw ioctls, no threads, one memfd (the
+//! `floor PAYLOAD MIB "COMMAND LINE" [MEMORY_FD [EVENT_FD GSI]]`: raw ioctls, no threads, one memfd (the
 //! caller's, if given), one processor. The serial console goes to stdout; power off ends it with status 0,
 //! anything else with status 1 and the reason on stderr. Figures compared with it are of the same payload.
 use std::fs::File;
@@ -15,7 +15,6 @@ use kvm_bindings::*;
 
 // Request numbers from the kernel's include/uapi/linux/kvm.h.
 const CREATE_VM: u64 = 0xae01;
-const CHECK_EXTENSION: u64 = 0xae03;
 const GET_VCPU_MMAP_SIZE: u64 = 0xae04;
 const GET_SUPPORTED_CPUID: u64 = 0xc008_ae05;
 const CREATE_VCPU: u64 = 0xae41;
@@ -31,7 +30,7 @@ const SET_REGS: u64 = 0x4090_ae82;
 const GET_SREGS: u64 = 0x8138_ae83;
 const SET_SREGS: u64 = 0x4138_ae84;
 const SET_CPUID2: u64 = 0x4008_ae90;
-
+// Where the start info goes, and what it points to.
 const START_INFO: u64 = 0x6000;
 const MEMORY_MAP: u64 = 0x6100;
 const COMMAND_LINE: u64 = 0x6200;
@@ -42,11 +41,6 @@ fn call(fd: &File, request: u64, argument: u64, what: &str) -> Result<i32> {
     let answer = unsafe { libc::ioctl(fd.as_raw_fd(), request as _, argument) };
     ensure!(answer >= 0, "{what}: {}", std::io::Error::last_os_error());
     Ok(answer)
-}
-
-/// An ioctl that makes a descriptor.
-fn make(fd: &File, request: u64, what: &str) -> Result<File> {
-    own(call(fd, request, 0, what)?, what)
 }
 
 /// An ioctl whose argument is a structure, which must be the one that the request names.
@@ -69,9 +63,9 @@ fn map(fd: &File, size: usize) -> Result<*mut u8> {
 
 /// Puts the payload's segments into memory; returns where its PVH note says that it starts.
 fn load(image: &[u8], memory: &File) -> Result<u64> {
-    let read = |at: u64, size: usize| -> Result<u64> {
-        let bytes = usize::try_from(at).ok().and_then(|at| image.get(at..at.checked_add(size)?));
-        let bytes = bytes.context("the payload is cut short")?;
+    let slice = |at: u64, size: u64| image.get(at as usize..).and_then(|rest| rest.get(..size as usize));
+    let read = |at: u64, size: u64| -> Result<u64> {
+        let bytes = slice(at, size).context("the payload is cut short")?;
         Ok(bytes.iter().rev().fold(0, |value, &byte| value << 8 | u64::from(byte)))
     };
     ensure!(image.starts_with(b"\x7fELF\x02\x01"), "the payload is no 64-bit ELF file");
@@ -81,8 +75,7 @@ fn load(image: &[u8], memory: &File) -> Result<u64> {
         let (offset, size) = (read(header + 8, 8)?, read(header + 32, 8)?);
         match read(header, 4)? {
             1 => {
-                let bytes = image.get(offset as usize..).and_then(|rest| rest.get(..size as usize));
-                memory.write_all_at(bytes.context("the payload is cut short")?, read(header + 24, 8)?)?;
+                memory.write_all_at(slice(offset, size).context("the payload is cut short")?, read(header + 24, 8)?)?;
             }
             4 if read(offset + 8, 4)? == 18 => entry = Some(read(offset + 16, 8)?),
             _ => {}
@@ -107,10 +100,9 @@ fn set_cpuid(kvm: &File, vcpu: &File) -> Result<()> {
     let mut words = vec![0u32; 2 + 256 * 10];
     words[0] = 256;
     pass(kvm, GET_SUPPORTED_CPUID, words.as_mut_slice(), "KVM_GET_SUPPORTED_CPUID")?;
-    let deadline = call(kvm, CHECK_EXTENSION, KVM_CAP_TSC_DEADLINE_TIMER.into(), "KVM_CHECK_EXTENSION")? > 0;
     if let Some(leaf) = words[2..].chunks_exact_mut(10).find(|leaf| leaf[0] == 1) {
         leaf[4] &= 0x00ff_ffff;
-        leaf[5] |= u32::from(deadline) << 24;
+        leaf[5] |= 1 << 24;
     }
     pass(vcpu, SET_CPUID2, words.as_mut_slice(), "KVM_SET_CPUID2").map(drop)
 }
@@ -129,7 +121,7 @@ fn set_registers(vcpu: &File, entry: u64) -> Result<()> {
     pass(vcpu, SET_REGS, &mut regs, "KVM_SET_REGS").map(drop)
 }
 
-/// Runs until power off; `run` is the processor's kvm_run, of `size` bytes.
+/// Runs until power off.
 fn run(vcpu: &File, run: *mut u8, size: usize) -> Result<()> {
     let mut console = std::io::stdout();
     loop {
@@ -146,7 +138,7 @@ fn run(vcpu: &File, run: *mut u8, size: usize) -> Result<()> {
                 let data = unsafe { std::slice::from_raw_parts_mut(run.wrapping_add(at), length) };
                 match (u32::from(io.direction), io.port) {
                     (KVM_EXIT_IO_OUT, SERIAL_PORT) => console.write_all(data).and_then(|()| console.flush())?,
-                    (KVM_EXIT_IO_OUT, PM1A_CONTROL_PORT) if data.last().is_some_and(|b| b & 0x20 != 0) => return Ok(()),
+                    (KVM_EXIT_IO_OUT, PM1A_CONTROL_PORT) => return Ok(()),
                     (KVM_EXIT_IO_OUT, _) => {}
                     (_, port) => data.fill(if port == SERIAL_PORT + 5 { 0x60 } else { 0xff }),
                 }
@@ -163,36 +155,34 @@ fn run(vcpu: &File, run: *mut u8, size: usize) -> Result<()> {
 
 fn floor(arguments: &[String]) -> Result<()> {
     let [payload, mib, line, options @ ..] = arguments else {
-        bail!("usage: floor PAYLOAD MIB \"COMMAND LINE\" [memory=FD] [irqfd=FD:GSI]");
+        bail!("usage: floor PAYLOAD MIB \"COMMAND LINE\" [MEMORY_FD [EVENT_FD GSI]]");
     };
-    let option = |key: &str| options.iter().find_map(|option| option.strip_prefix(key));
     let image = std::fs::read(payload).with_context(|| format!("cannot read the payload {payload}"))?;
     let mib: u64 = mib.parse().context("MIB is no number")?;
     ensure!((2..=3072).contains(&mib), "MIB is {mib}, and must be between 2 and 3072");
     let kvm = File::options().read(true).write(true).open("/dev/kvm").context("cannot open /dev/kvm")?;
-    let vm = make(&kvm, CREATE_VM, "KVM_CREATE_VM")?;
-    let memory = match option("memory=") {
-        Some(fd) => own(fd.parse().context("memory= wants a descriptor's number")?, "memory=")?,
+    let vm = own(call(&kvm, CREATE_VM, 0, "KVM_CREATE_VM")?, "KVM_CREATE_VM")?;
+    let memory = match options.first() {
+        Some(fd) => own(fd.parse().context("MEMORY_FD is no number")?, "MEMORY_FD")?,
         // SAFETY: the name is a C string.
         None => own(unsafe { libc::memfd_create(c"memory".as_ptr(), libc::MFD_CLOEXEC) }, "memfd_create")?,
     };
     memory.set_len(mib << 20)?;
-    let address = map(&memory, (mib << 20) as usize)? as u64;
-    let mut slot =
-        kvm_userspace_memory_region { userspace_addr: address, memory_size: mib << 20, ..Default::default() };
+    let userspace_addr = map(&memory, (mib << 20) as usize)? as u64;
+    let mut slot = kvm_userspace_memory_region { userspace_addr, memory_size: mib << 20, ..Default::default() };
     pass(&vm, SET_USER_MEMORY_REGION, &mut slot, "KVM_SET_USER_MEMORY_REGION")?;
     call(&vm, SET_TSS_ADDR, TSS_ADDRESS, "KVM_SET_TSS_ADDR")?;
     pass(&vm, SET_IDENTITY_MAP_ADDR, &mut { IDENTITY_MAP_ADDRESS }, "KVM_SET_IDENTITY_MAP_ADDR")?;
     call(&vm, CREATE_IRQCHIP, 0, "KVM_CREATE_IRQCHIP")?;
-    // A kvm_irq_routing with an entry of 12 words per pin of the I/O APIC (chip 2) behind its two words of header.
+    // A kvm_irq_routing: two words, then an entry of 12 words for each pin of the I/O APIC (chip 2).
     let mut routing = vec![24, 0];
     (0..24).for_each(|pin| routing.extend([pin, 1, 0, 0, 2, pin, 0, 0, 0, 0, 0, 0]));
     pass(&vm, SET_GSI_ROUTING, routing.as_mut_slice(), "KVM_SET_GSI_ROUTING")?;
-    if let Some((fd, gsi)) = option("irqfd=").and_then(|pair| pair.split_once(':')) {
+    if let [_, fd, gsi] = options {
         let mut irqfd = kvm_irqfd { fd: fd.parse()?, gsi: gsi.parse()?, ..Default::default() };
         pass(&vm, IRQFD, &mut irqfd, "KVM_IRQFD")?;
     }
-    let vcpu = make(&vm, CREATE_VCPU, "KVM_CREATE_VCPU")?;
+    let vcpu = own(call(&vm, CREATE_VCPU, 0, "KVM_CREATE_VCPU")?, "KVM_CREATE_VCPU")?;
     set_cpuid(&kvm, &vcpu)?;
     let entry = load(&image, &memory)?;
     write_start(&memory, mib << 20, line)?;
