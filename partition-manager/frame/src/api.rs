@@ -1,6 +1,7 @@
 //! What the daemons' APIs say: HTTP and JSON over Unix sockets. Sizes are integer bytes.
 
 use crate::event::Event;
+use crate::inventory::Inventory;
 use crate::name::Name;
 use crate::state::State;
 use serde::{Deserialize, Serialize};
@@ -180,6 +181,52 @@ pub struct Acknowledgement {
 pub struct ErrorBody {
     /// What happened, to what, why, what to do.
     pub error: String,
+}
+
+/// What this host is and can do, as `partition-manager probe --json` says it.
+///
+/// Not part of the HTTP API: a host can be asked before anything runs on it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct HostReport {
+    /// What a plan needs to know.
+    pub inventory: Inventory,
+    /// The hypervisor.
+    pub kvm: KvmReport,
+    /// Confinement.
+    pub cgroup: CgroupReport,
+    /// Release of the kernel, as `uname -r` says it.
+    pub kernel: String,
+    /// What this host lacks and what to do about it, one plain line each. Partitions run nevertheless when
+    /// [`KvmReport::error`] is absent.
+    pub lacks: Vec<String>,
+}
+
+/// What the host's `/dev/kvm` is good for.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KvmReport {
+    /// Whether `/dev/kvm` exists.
+    pub present: bool,
+    /// Whether this user may open it.
+    pub openable: bool,
+    /// Why partitions cannot run here: what failed and what to do; absent when they can.
+    pub error: Option<String>,
+    /// `KVM_GET_API_VERSION`; 12 on every current kernel.
+    pub api_version: Option<i32>,
+    /// The capabilities that matter, and the value that `KVM_CHECK_EXTENSION` gives.
+    pub capabilities: BTreeMap<String, i32>,
+    /// Whether the processor's virtualization extensions back it; absent when the host does not say.
+    pub hardware: Option<bool>,
+}
+
+/// How partitions can be confined on this host.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CgroupReport {
+    /// `v2`, `v1`, `mixed`, or `none`.
+    pub version: String,
+    /// The controllers that can be used for partitions: of `cpu`, `cpuset`, `memory`, `pids`.
+    pub controllers: Vec<String>,
+    /// Directories below which the partitions' groups are made.
+    pub directories: Vec<String>,
 }
 
 /// Path of the list of partitions.
