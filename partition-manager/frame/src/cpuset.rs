@@ -50,17 +50,24 @@ impl CpuSet {
                 _ => Err(CpuSetError::TooHigh(value)),
             }
         };
-        let mut set = BTreeSet::new();
+        let mut ranges = vec![];
         for piece in text.split(',').map(str::trim).filter(|piece| !piece.is_empty()) {
-            if let Some((first, last)) = piece.split_once('-') {
-                let (first, last) = (number(first.trim())?, number(last.trim())?);
-                if first > last {
-                    return Err(CpuSetError::Backwards(first, last));
-                }
-                set.extend(first..=last);
-            } else {
-                set.insert(number(piece)?);
+            let (first, last) = match piece.split_once('-') {
+                Some((first, last)) => (number(first.trim())?, number(last.trim())?),
+                None => (number(piece)?, number(piece)?),
+            };
+            if first > last {
+                return Err(CpuSetError::Backwards(first, last));
             }
+            ranges.push((first, last));
+        }
+        // Ranges that overlap count once: a long text must not cost more than it is long.
+        ranges.sort_unstable();
+        let mut set = BTreeSet::new();
+        let mut next = 0;
+        for (first, last) in ranges {
+            set.extend(first.max(next)..=last);
+            next = next.max(last + 1);
         }
         Ok(Self(set))
     }
@@ -173,6 +180,13 @@ mod tests {
         assert_eq!(CpuSet::parse("0-x"), Err(CpuSetError::Piece("x".into())));
         assert_eq!(CpuSet::parse("-1"), Err(CpuSetError::Piece(String::new())));
         assert_eq!(CpuSet::parse("0-99999999"), Err(CpuSetError::TooHigh(99_999_999)));
+    }
+
+    #[test]
+    fn overlapping_ranges_cost_no_more_than_their_text() {
+        let text = "0-65535,".repeat(100_000);
+        assert_eq!(CpuSet::parse(&text).unwrap().len(), 65_536);
+        assert_eq!(CpuSet::parse("5,0-3,2-7,1").unwrap().to_string(), "0-7");
     }
 
     proptest! {

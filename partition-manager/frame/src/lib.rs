@@ -8,7 +8,11 @@ pub mod assignment;
 pub mod code;
 pub mod cpuset;
 pub mod declare;
+pub mod diagnostic;
 pub mod event;
+#[cfg(feature = "file")]
+pub mod file;
+pub mod image;
 pub mod inventory;
 pub mod ladder;
 pub mod launch;

@@ -47,6 +47,12 @@ impl Name {
         Ok(Self(text))
     }
 
+    /// A name that stands where none could be read.
+    #[cfg(feature = "file")]
+    pub(crate) fn placeholder() -> Self {
+        Self("unnamed".into())
+    }
+
     /// The name as text.
     #[must_use]
     pub fn as_str(&self) -> &str {

@@ -147,6 +147,43 @@ pub fn show_size(bytes: u64) -> String {
         .map_or_else(|| format!("{bytes}B"), |(name, factor)| format!("{}{name}", bytes / factor))
 }
 
+/// Longest duration that can be written, milliseconds: one day.
+pub const LONGEST_DURATION_MS: u32 = 86_400_000;
+
+/// Why a text is no duration.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DurationError {
+    /// The text is not a whole number followed by a unit.
+    #[error("{0:?} is not a duration; write a whole number and one of ms, s, min, h, such as \"30s\"")]
+    Form(String),
+    /// The duration is longer than [`LONGEST_DURATION_MS`].
+    #[error("{0:?} is more than 24h, the longest duration that can be written")]
+    TooLong(String),
+}
+
+/// Reads a duration such as `30s` into milliseconds.
+///
+/// # Errors
+/// [`DurationError`] when the text has another form or the duration is longer than a day.
+pub fn parse_duration_ms(text: &str) -> Result<u32, DurationError> {
+    let shown = || text.chars().take(40).collect::<String>();
+    let trimmed = text.trim();
+    let digits = trimmed.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, suffix) = trimmed.split_at(digits);
+    let factor = match suffix.trim() {
+        "ms" => 1,
+        "s" => 1_000,
+        "min" => 60_000,
+        "h" => 3_600_000,
+        _ => return Err(DurationError::Form(shown())),
+    };
+    if number.is_empty() {
+        return Err(DurationError::Form(shown()));
+    }
+    let milliseconds = number.parse::<u32>().ok().and_then(|n| n.checked_mul(factor));
+    milliseconds.filter(|&n| n <= LONGEST_DURATION_MS).ok_or_else(|| DurationError::TooLong(shown()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -177,6 +214,17 @@ mod tests {
         assert_eq!(parse_size("5MB"), Err(SizeError::Form("5MB".into())));
         assert_eq!(parse_size("MiB"), Err(SizeError::Form("MiB".into())));
         assert_eq!(parse_size("512 MiB"), Ok(512 * MIB));
+    }
+
+    #[test]
+    fn durations_are_read_or_refused_with_the_reason() {
+        assert_eq!(parse_duration_ms("5s"), Ok(5_000));
+        assert_eq!(parse_duration_ms(" 2 min "), Ok(120_000));
+        assert_eq!(parse_duration_ms("0ms"), Ok(0));
+        assert_eq!(parse_duration_ms("5"), Err(DurationError::Form("5".into())));
+        assert_eq!(parse_duration_ms("s"), Err(DurationError::Form("s".into())));
+        assert_eq!(parse_duration_ms("25h"), Err(DurationError::TooLong("25h".into())));
+        assert_eq!(parse_duration_ms("9999999999h"), Err(DurationError::TooLong("9999999999h".into())));
     }
 
     proptest! {

@@ -211,12 +211,6 @@ impl Cores {
         self.nodes.get(node).map_or(0, |node| node.threads + node.loose.len())
     }
 
-    /// The CPUs that are free.
-    pub(super) fn free(&self) -> CpuSet {
-        let whole = self.nodes.iter().flat_map(|node| node.whole.values().flatten().flatten());
-        whole.chain(self.nodes.iter().flat_map(|node| &node.loose)).copied().collect()
-    }
-
     /// Takes whole cores for `n` CPUs, node after node as `order` says; none when there are too few. The
     /// CPUs come core by core; those past the first `n` are idle siblings.
     pub(super) fn whole(&mut self, n: usize, order: &[usize]) -> Option<Vec<u32>> {

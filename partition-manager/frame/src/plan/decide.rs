@@ -283,9 +283,10 @@ impl<'a> Course<'a> {
         }
         partitions.sort_by(|a, b| a.name.cmp(&b.name));
         let overhead = self.overhead(&partitions);
-        self.remark_frame(&placement.reserved, &pools, &overhead);
         let taken = partitions.iter().flat_map(|p| p.cpus.iter()).chain(pools.iter().flat_map(|p| p.cpus.iter()));
         let taken: CpuSet = taken.chain(placement.reserved.iter()).collect();
+        let unassigned = self.all.difference(&taken);
+        self.remark_frame(&placement.reserved, &unassigned, &pools, &overhead);
         let key = |finding: &Finding| (finding.rule.clone(), finding.text.clone());
         self.warnings.sort_by_key(key);
         self.withheld.sort_by_key(key);
@@ -293,7 +294,7 @@ impl<'a> Course<'a> {
             frame: frame.name.clone(),
             memory_block: frame.memory_block,
             reserved: placement.reserved,
-            unassigned: self.all.difference(&taken),
+            unassigned,
             pools,
             partitions,
             withheld: std::mem::take(&mut self.withheld),
@@ -357,7 +358,7 @@ impl<'a> Course<'a> {
     }
 
     /// What should be known of the frame.
-    fn remark_frame(&mut self, reserved: &CpuSet, pools: &[PoolPlan], overhead: &[Overhead]) {
+    fn remark_frame(&mut self, reserved: &CpuSet, unassigned: &CpuSet, pools: &[PoolPlan], overhead: &[Overhead]) {
         let frame = self.frame;
         let mut warn = |rule: &'static str, key: &'static str, text: String, help: &str| {
             let claims = vec![Claim { subject: Subject::Frame, key: key.into(), what: "is declared here".into() }];
@@ -365,20 +366,15 @@ impl<'a> Course<'a> {
         };
         if reserved.is_empty() {
             let shared = pools.iter().find(|pool| pool.name.as_str() == "default").or_else(|| pools.first());
-            match shared {
-                Some(pool) => warn(
-                    "host-shares",
-                    "reserved.cpus",
-                    format!("the host has no CPU of its own; it shares pool {} (CPUs {})", pool.name, pool.cpus),
-                    "reserve at least 1 CPU when latency matters",
-                ),
-                None => warn(
-                    "host-shares",
-                    "reserved.cpus",
-                    "the host has no CPU of its own and there is no pool to share".into(),
-                    "reserve at least 1 CPU, or declare a pool",
-                ),
-            }
+            let shares = shared.map(|pool| format!("shares pool {} (CPUs {})", pool.name, pool.cpus));
+            let uses = (!unassigned.is_empty()).then(|| format!("uses what nobody has (CPUs {unassigned})"));
+            let lives = match (shares, uses) {
+                (Some(shares), Some(uses)) => format!("it {shares} and {uses}"),
+                (Some(only), None) | (None, Some(only)) => format!("it {only}"),
+                (None, None) => "it runs on CPUs that are dedicated to partitions".into(),
+            };
+            let text = format!("the host has no CPU of its own; {lives}");
+            warn("host-shares", "reserved.cpus", text, "reserve at least 1 CPU when latency matters");
         }
         let cost: u64 = overhead.iter().fold(0, |sum, item| sum.saturating_add(item.bytes));
         if cost > frame.reserved_memory {

@@ -38,6 +38,33 @@ pub struct Claim {
     pub what: String,
 }
 
+/// Every rule that a plan can find something by.
+pub const RULES: [&str; 23] = [
+    "affinity",
+    "amount",
+    "cpus-exceeded",
+    "cpus-missing",
+    "duplicate",
+    "held",
+    "host-shares",
+    "idle-sibling",
+    "inventory",
+    "memory-block",
+    "memory-exceeded",
+    "overhead",
+    "pages-missing",
+    "pending",
+    "pool-empty",
+    "pool-missing",
+    "reserve-exceeded",
+    "reserve-short",
+    "shortfall",
+    "split-core",
+    "undeclared",
+    "unplaceable",
+    "units-exceeded",
+];
+
 /// Something that a plan found: a reason to refuse, or a warning.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Finding {

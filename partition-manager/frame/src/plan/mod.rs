@@ -16,7 +16,7 @@ mod sane;
 #[cfg(test)]
 mod tests;
 
-pub use finding::{Claim, Finding, Refusal, Subject, Warning};
+pub use finding::{Claim, Finding, RULES, Refusal, Subject, Warning};
 
 use crate::assignment::Assignment;
 use crate::cpuset::CpuSet;

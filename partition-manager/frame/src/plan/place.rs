@@ -25,8 +25,6 @@ pub(super) struct Placement {
     pub(super) cpus: Vec<Vec<u32>>,
     /// For each grant the memory.
     pub(super) memory: Vec<Vec<Extent>>,
-    /// What nobody has.
-    pub(super) free: CpuSet,
 }
 
 /// What is to be placed.
@@ -135,7 +133,6 @@ impl Placer<'_> {
                 Item::Dedicated(at) => *placement.cpus.get_mut(at)? = cpus,
             }
         }
-        placement.free = self.cores.free();
         Some(placement)
     }
 

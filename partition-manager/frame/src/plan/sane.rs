@@ -109,16 +109,17 @@ fn amounts(frame: &Frame, partition: &Partition, found: &mut Vec<Finding>) {
     }
     if let ProcessorMode::Shared { units, .. } = &partition.processors.mode {
         let least = |count: u32| u64::from(frame.minimum_units.thousandths()) * u64::from(count);
-        let pairs = [(units.minimum, count.minimum), (units.desired, count.desired), (units.maximum, count.maximum)];
-        let fits = |(units, count): (Units, u32)| {
-            let units_wide = u64::from(units.thousandths());
-            units_wide >= least(count) && units <= Units::whole(count) && units > Units::ZERO
-        };
-        if !ordered(units) || !pairs.into_iter().all(fits) {
+        let enough = |units: Units, count: u32| u64::from(units.thousandths()) >= least(count);
+        let suits = enough(units.desired, count.desired)
+            && enough(units.minimum, count.minimum)
+            && units.minimum > Units::ZERO
+            && units.desired <= Units::whole(count.desired)
+            && units.maximum <= Units::whole(count.maximum);
+        if !ordered(units) || !suits {
             refuse(
                 "processors.units",
                 format!("units {}..{}..{} do not suit its processors", units.minimum, units.desired, units.maximum),
-                "minimum <= desired <= maximum, and each between minimum_units and 1.00 for each virtual processor",
+                "minimum <= desired <= maximum; at least minimum_units and at most 1.00 for each virtual processor",
             );
         }
     }

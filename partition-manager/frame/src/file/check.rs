@@ -1,0 +1,106 @@
+//! Files that the frame file names: which ones to look at, and what to say of what was found.
+//!
+//! Nothing here opens a file. The caller looks, and hands over facts.
+
+use super::spans::Spans;
+use crate::declare::{Boot, Frame};
+use crate::diagnostic::{Diagnostic, shown};
+use crate::image::ImageError;
+use crate::plan::Subject;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+/// What a file is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Purpose {
+    /// A kernel: it must be an image that a partition can start.
+    Kernel,
+    /// An initial RAM disk: any bytes.
+    Initrd,
+}
+
+/// What the caller found where a path leads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FileFact {
+    /// A file of this many bytes that can be read, and an image if it must be one.
+    Good {
+        /// Its length, bytes.
+        length: u64,
+    },
+    /// Nothing is there.
+    Missing,
+    /// It is there, but cannot be read; the operating system's reason.
+    Unreadable(String),
+    /// It is a directory, or another thing that is no file; what it is, such as `a directory`.
+    NoFile(String),
+    /// It is a kernel that cannot be started.
+    BadImage(ImageError),
+}
+
+/// Facts by path as the frame file has it, and by purpose. What is not listed is not judged.
+pub type FileFacts = BTreeMap<(PathBuf, Purpose), FileFact>;
+
+/// Every file that the frame names, as the frame file has it.
+#[must_use]
+pub fn files(frame: &Frame) -> Vec<(PathBuf, Purpose)> {
+    let mut files = vec![];
+    for partition in &frame.partitions {
+        if let Boot::Kernel { kernel, initrd, .. } = &partition.boot {
+            files.push((kernel.clone(), Purpose::Kernel));
+            files.extend(initrd.clone().map(|path| (path, Purpose::Initrd)));
+        }
+    }
+    files.sort();
+    files.dedup();
+    files
+}
+
+/// What is wrong with the files that the frame names.
+#[must_use]
+pub fn against(frame: &Frame, spans: &Spans, facts: &FileFacts) -> Vec<Diagnostic> {
+    let mut found = vec![];
+    for partition in &frame.partitions {
+        let Boot::Kernel { kernel, initrd, .. } = &partition.boot else { continue };
+        let named = [(Some(kernel), Purpose::Kernel, "boot.kernel"), (initrd.as_ref(), Purpose::Initrd, "boot.initrd")];
+        let minimum = partition.memory.size.minimum;
+        for (path, purpose, key) in named {
+            let Some(path) = path else { continue };
+            let Some(fact) = facts.get(&(path.clone(), purpose)) else { continue };
+            let what = if purpose == Purpose::Kernel { "kernel" } else { "initrd" };
+            let path = shown(&path.to_string_lossy());
+            let lead = format!("the {what} of partition {}, {path},", partition.name);
+            let (rule, message, help) = match fact {
+                FileFact::Good { length } if *length >= minimum => (
+                    "file-too-large",
+                    format!("{lead} has {length} bytes, which do not fit into its minimum memory of {minimum} bytes"),
+                    "raise memory.minimum, or use a smaller file",
+                ),
+                FileFact::Good { .. } => continue,
+                FileFact::Missing => (
+                    "file-missing",
+                    format!("{lead} is not there"),
+                    "correct the path; a relative path begins at the directory of the frame file",
+                ),
+                FileFact::Unreadable(why) => (
+                    "file-unreadable",
+                    format!("{lead} cannot be read: {}", shown(why)),
+                    "let the user who runs the frame read it",
+                ),
+                FileFact::NoFile(kind) => {
+                    ("file-kind", format!("{lead} is {}, not a file", shown(kind)), "name the file itself")
+                }
+                FileFact::BadImage(error) => (
+                    "bad-image",
+                    format!("{lead} cannot be started: {error}"),
+                    "name a Linux bzImage, or an ELF with a 64-bit or PVH entry",
+                ),
+            };
+            let mut diagnostic = Diagnostic::error(rule, message).help(help);
+            if let Some(span) = spans.find(&Subject::Partition(partition.name.clone()), key) {
+                diagnostic = diagnostic.at(span, "named here");
+            }
+            found.push(diagnostic);
+        }
+    }
+    found
+}

@@ -1,0 +1,368 @@
+//! Kernel images: what a file is, by its first bytes and its length.
+//!
+//! Two kinds start here: ELF (System V ABI, chapters 4 and 5) and the bzImage of Linux on x86
+//! (Linux, Documentation/arch/x86/boot.rst). Only what must hold for the file to be whole is checked; the
+//! loader looks at the rest.
+
+/// Bytes from the beginning of a file that [`identify`] should be given, if the file has as many. The
+/// program headers of an ELF may lie further back; then they are not checked here.
+pub const HEAD: usize = 64 * 1024;
+
+/// What a file is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Image {
+    /// An ELF for x86-64.
+    Elf {
+        /// Entry point: a virtual address; 64-bit when the file has no PVH note.
+        entry: u64,
+        /// Entry point of the PVH boot protocol, 32-bit; none when the note is absent or not in the head.
+        pvh_entry: Option<u32>,
+        /// Bytes that the file must at least have.
+        needs: u64,
+    },
+    /// A Linux bzImage.
+    BzImage {
+        /// Version of the boot protocol, such as 0x20f.
+        protocol: u16,
+        /// Whether there is a 64-bit entry point (`XLF_KERNEL_64`).
+        entry_64: bool,
+        /// Bytes that the file must at least have.
+        needs: u64,
+    },
+}
+
+/// Why a file is no image that can be started.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ImageError {
+    /// The file has no byte.
+    #[error("the file is empty")]
+    Empty,
+    /// It begins as neither.
+    #[error("it is neither ELF nor bzImage")]
+    Unknown,
+    /// The file ends before the image does.
+    #[error("{kind} cut short: needs {needs} bytes, file has {has}")]
+    Short {
+        /// `ELF` or `bzImage`.
+        kind: &'static str,
+        /// Bytes that it needs at least.
+        needs: u64,
+        /// Bytes that the file has.
+        has: u64,
+    },
+    /// An ELF for another machine, class or byte order.
+    #[error("this ELF is {0}; it must be 64-bit, little-endian, for x86-64")]
+    Machine(String),
+    /// An ELF that is no program.
+    #[error("this ELF is not executable: {0}")]
+    NotExecutable(&'static str),
+    /// A header contradicts itself.
+    #[error("the {kind} header is damaged: {why}")]
+    Damaged {
+        /// `ELF` or `bzImage`.
+        kind: &'static str,
+        /// What contradicts.
+        why: &'static str,
+    },
+    /// A Linux image that an old loader was meant for.
+    #[error("this bzImage speaks boot protocol {0}.{1:02}; 2.06 is the oldest supported")]
+    OldProtocol(u8, u8),
+    /// A Linux zImage, which loads low.
+    #[error("this is a zImage, which loads below 1 MiB; build a bzImage")]
+    LoadsLow,
+}
+
+/// Little-endian fields of a file's head.
+#[derive(Clone, Copy)]
+struct Head<'a>(&'a [u8]);
+
+impl<'a> Head<'a> {
+    fn bytes<const N: usize>(self, at: u64) -> Option<[u8; N]> {
+        let at = usize::try_from(at).ok()?;
+        self.0.get(at..at.checked_add(N)?)?.try_into().ok()
+    }
+
+    fn u8(self, at: u64) -> Option<u8> {
+        self.bytes::<1>(at).map(|[byte]| byte)
+    }
+
+    fn u16(self, at: u64) -> Option<u16> {
+        self.bytes(at).map(u16::from_le_bytes)
+    }
+
+    fn u32(self, at: u64) -> Option<u32> {
+        self.bytes(at).map(u32::from_le_bytes)
+    }
+
+    fn u64(self, at: u64) -> Option<u64> {
+        self.bytes(at).map(u64::from_le_bytes)
+    }
+
+    fn slice(self, at: u64, length: u64) -> Option<&'a [u8]> {
+        let (at, length) = (usize::try_from(at).ok()?, usize::try_from(length).ok()?);
+        self.0.get(at..at.checked_add(length)?)
+    }
+}
+
+/// Says what a file of `length` bytes is that begins with `head`.
+///
+/// # Errors
+/// [`ImageError`]: it is no image, or not a whole one.
+pub fn identify(head: &[u8], length: u64) -> Result<Image, ImageError> {
+    if length == 0 || head.is_empty() {
+        return Err(ImageError::Empty);
+    }
+    let head = Head(head);
+    if head.bytes(0) == Some(*b"\x7fELF") {
+        return elf(head, length);
+    }
+    // The boot flag and the header's magic (boot.rst, "The Real-Mode Kernel Header").
+    if head.u16(0x1fe) == Some(0xaa55) && head.bytes(0x202) == Some(*b"HdrS") {
+        return bz_image(head, length);
+    }
+    Err(ImageError::Unknown)
+}
+
+const ELF_HEADER: u64 = 64;
+const PROGRAM_HEADER: u64 = 56;
+const PT_LOAD: u32 = 1;
+const PT_NOTE: u32 = 4;
+/// The note that names the PVH entry point (Xen, public/elfnote.h, `XEN_ELFNOTE_PHYS32_ENTRY`).
+const PHYS32_ENTRY: u32 = 18;
+
+fn elf(head: Head<'_>, length: u64) -> Result<Image, ImageError> {
+    let short = |needs: u64| ImageError::Short { kind: "ELF", needs, has: length };
+    let damaged = |why: &'static str| ImageError::Damaged { kind: "ELF", why };
+    if length < ELF_HEADER {
+        return Err(short(ELF_HEADER));
+    }
+    let in_head = || damaged("its first bytes are missing");
+    match (head.u8(4).ok_or_else(in_head)?, head.u8(5).ok_or_else(in_head)?) {
+        (2, 1) => {}
+        (1, _) => return Err(ImageError::Machine("32-bit".into())),
+        (2, 2) => return Err(ImageError::Machine("big-endian".into())),
+        _ => return Err(damaged("no such class or byte order")),
+    }
+    match head.u16(18).ok_or_else(in_head)? {
+        62 => {}
+        183 => return Err(ImageError::Machine("for AArch64".into())),
+        243 => return Err(ImageError::Machine("for RISC-V".into())),
+        machine => return Err(ImageError::Machine(format!("for machine {machine}"))),
+    }
+    // ET_EXEC, or ET_DYN for kernels that are built position independent.
+    match head.u16(16).ok_or_else(in_head)? {
+        2 | 3 => {}
+        1 => return Err(ImageError::NotExecutable("it is an object file")),
+        4 => return Err(ImageError::NotExecutable("it is a core dump")),
+        _ => return Err(ImageError::NotExecutable("it is of no known type")),
+    }
+    let entry = head.u64(24).ok_or_else(in_head)?;
+    let table = head.u64(32).ok_or_else(in_head)?;
+    let size = u64::from(head.u16(54).ok_or_else(in_head)?);
+    let count = u64::from(head.u16(56).ok_or_else(in_head)?);
+    if count == 0 {
+        return Err(ImageError::NotExecutable("it has no program header"));
+    }
+    if size < PROGRAM_HEADER {
+        return Err(damaged("its program headers are too small"));
+    }
+    let end = |at: u64, bytes: u64| at.checked_add(bytes).ok_or_else(|| damaged("its data ends beyond 16 EiB"));
+    let mut needs = end(table, size * count)?;
+    if needs > length {
+        return Err(short(needs));
+    }
+    let (mut loads, mut pvh_entry) = (false, None);
+    for index in 0..count {
+        let at = end(table, index * size)?;
+        // Beyond the head, the loader checks.
+        let (Some(kind), Some(offset), Some(bytes)) = (head.u32(at), head.u64(at + 8), head.u64(at + 32)) else {
+            loads = true;
+            break;
+        };
+        if kind == PT_LOAD || kind == PT_NOTE {
+            needs = needs.max(end(offset, bytes)?);
+        }
+        loads |= kind == PT_LOAD;
+        if kind == PT_NOTE && pvh_entry.is_none() {
+            pvh_entry = head.slice(offset, bytes).and_then(pvh);
+        }
+    }
+    if needs > length {
+        return Err(short(needs));
+    }
+    if !loads {
+        return Err(ImageError::NotExecutable("no program header says what to load"));
+    }
+    Ok(Image::Elf { entry, pvh_entry, needs })
+}
+
+/// The PVH entry point among notes, each: length of the name, of the data, type, name, data, padded to 4.
+fn pvh(notes: &[u8]) -> Option<u32> {
+    let notes = Head(notes);
+    let mut at = 0u64;
+    loop {
+        let name_length = u64::from(notes.u32(at)?);
+        let data_length = u64::from(notes.u32(at + 4)?);
+        let kind = notes.u32(at + 8)?;
+        let name = at + 12;
+        let data = name + name_length.next_multiple_of(4);
+        if kind == PHYS32_ENTRY && notes.slice(name, name_length) == Some(b"Xen\0") && data_length >= 4 {
+            return notes.u32(data);
+        }
+        at = data + data_length.next_multiple_of(4);
+    }
+}
+
+fn bz_image(head: Head<'_>, length: u64) -> Result<Image, ImageError> {
+    let damaged = |why: &'static str| ImageError::Damaged { kind: "bzImage", why };
+    let ends = || damaged("its setup header ends too early");
+    let protocol = head.u16(0x206).ok_or_else(ends)?;
+    if protocol < 0x206 {
+        let [minor, major] = protocol.to_le_bytes();
+        return Err(ImageError::OldProtocol(major, minor));
+    }
+    // Bit 0: the protected-mode code loads at 1 MiB.
+    if head.u8(0x211).ok_or_else(ends)? & 1 == 0 {
+        return Err(ImageError::LoadsLow);
+    }
+    // A count of zero means four (boot.rst, "Details of Header Fields", setup_sects).
+    let sectors = match head.u8(0x1f1).ok_or_else(ends)? {
+        0 => 4,
+        sectors => u64::from(sectors),
+    };
+    // The protected-mode code, in paragraphs of 16 bytes.
+    let code = u64::from(head.u32(0x1f4).ok_or_else(ends)?) * 16;
+    if code == 0 {
+        return Err(damaged("it has no protected-mode code"));
+    }
+    let needs = (sectors + 1) * 512 + code;
+    if length < needs {
+        return Err(ImageError::Short { kind: "bzImage", needs, has: length });
+    }
+    let entry_64 = protocol >= 0x20c && head.u16(0x236).ok_or_else(ends)? & 1 == 1;
+    Ok(Image::BzImage { protocol, entry_64, needs })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn put(image: &mut [u8], at: usize, bytes: &[u8]) {
+        image[at..at + bytes.len()].copy_from_slice(bytes);
+    }
+
+    /// An ELF with one segment of 0x1000 bytes at 0x1000 and a PVH note at 0x200.
+    fn elf() -> Vec<u8> {
+        let mut image = vec![0; 0x2000];
+        put(&mut image, 0, b"\x7fELF\x02\x01\x01");
+        put(&mut image, 16, &2u16.to_le_bytes());
+        put(&mut image, 18, &62u16.to_le_bytes());
+        put(&mut image, 24, &0x0010_0000u64.to_le_bytes());
+        put(&mut image, 32, &64u64.to_le_bytes());
+        put(&mut image, 54, &56u16.to_le_bytes());
+        put(&mut image, 56, &2u16.to_le_bytes());
+        for (at, kind, offset, bytes) in [(64, PT_LOAD, 0x1000u64, 0x1000u64), (120, PT_NOTE, 0x200, 36)] {
+            put(&mut image, at, &kind.to_le_bytes());
+            put(&mut image, at + 8, &offset.to_le_bytes());
+            put(&mut image, at + 32, &bytes.to_le_bytes());
+        }
+        // A note of another owner first.
+        for (at, value) in [(0x200, 4u32), (0x204, 0), (0x208, 1), (0x210, 4), (0x214, 4), (0x218, PHYS32_ENTRY)] {
+            put(&mut image, at, &value.to_le_bytes());
+        }
+        put(&mut image, 0x20c, b"GNU\0");
+        put(&mut image, 0x21c, b"Xen\0");
+        put(&mut image, 0x220, &0x0010_0040u32.to_le_bytes());
+        image
+    }
+
+    fn bz_image() -> Vec<u8> {
+        let mut image = vec![0; 5 * 512 + 0x100];
+        put(&mut image, 0x1f1, &[4]);
+        put(&mut image, 0x1f4, &0x10u32.to_le_bytes());
+        put(&mut image, 0x1fe, &0xaa55u16.to_le_bytes());
+        put(&mut image, 0x202, b"HdrS");
+        put(&mut image, 0x206, &0x20fu16.to_le_bytes());
+        put(&mut image, 0x211, &[1]);
+        put(&mut image, 0x236, &1u16.to_le_bytes());
+        image
+    }
+
+    fn of(image: &[u8]) -> Result<Image, ImageError> {
+        identify(image, image.len() as u64)
+    }
+
+    #[test]
+    fn knows_an_elf_and_its_pvh_note() {
+        let expected = Image::Elf { entry: 0x0010_0000, pvh_entry: Some(0x0010_0040), needs: 0x2000 };
+        assert_eq!(of(&elf()), Ok(expected));
+    }
+
+    #[test]
+    fn an_elf_cut_short_says_how_much_is_missing() {
+        let error = of(&elf()[..0x1800]).unwrap_err();
+        assert_eq!(error.to_string(), "ELF cut short: needs 8192 bytes, file has 6144");
+        assert!(matches!(of(&elf()[..40]), Err(ImageError::Short { needs: 64, has: 40, .. })));
+        assert!(matches!(of(&elf()[..100]), Err(ImageError::Short { needs: 176, has: 100, .. })));
+    }
+
+    #[test]
+    fn other_elfs_are_refused_by_what_they_are() {
+        let with = |at: usize, bytes: &[u8]| {
+            let mut image = elf();
+            put(&mut image, at, bytes);
+            of(&image).unwrap_err()
+        };
+        assert_eq!(with(4, &[1]), ImageError::Machine("32-bit".into()));
+        assert_eq!(with(5, &[2]), ImageError::Machine("big-endian".into()));
+        assert_eq!(with(18, &183u16.to_le_bytes()), ImageError::Machine("for AArch64".into()));
+        assert!(matches!(with(16, &[1]), ImageError::NotExecutable(_)));
+        assert!(matches!(with(56, &[0, 0]), ImageError::NotExecutable(_)));
+        assert!(matches!(with(64, &[6]), ImageError::NotExecutable(_)));
+        assert!(matches!(with(54, &[8, 0]), ImageError::Damaged { .. }));
+        assert!(matches!(with(72, &u64::MAX.to_le_bytes()), ImageError::Damaged { .. }));
+    }
+
+    #[test]
+    fn knows_a_bz_image_and_whether_it_is_whole() {
+        let image = bz_image();
+        assert_eq!(of(&image), Ok(Image::BzImage { protocol: 0x20f, entry_64: true, needs: 5 * 512 + 0x100 }));
+        assert!(matches!(of(&image[..image.len() - 1]), Err(ImageError::Short { kind: "bzImage", .. })));
+        let mut old = image.clone();
+        put(&mut old, 0x206, &0x204u16.to_le_bytes());
+        assert_eq!(of(&old), Err(ImageError::OldProtocol(2, 4)));
+        let mut low = image;
+        put(&mut low, 0x211, &[0]);
+        assert_eq!(of(&low), Err(ImageError::LoadsLow));
+    }
+
+    #[test]
+    fn other_files_are_neither() {
+        assert_eq!(of(b"#!/bin/sh\n"), Err(ImageError::Unknown));
+        assert_eq!(of(b""), Err(ImageError::Empty));
+        assert_eq!(ImageError::Unknown.to_string(), "it is neither ELF nor bzImage");
+    }
+
+    proptest! {
+        #[test]
+        fn never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..2000), length in any::<u64>()) {
+            let _ = identify(&bytes, length);
+        }
+
+        #[test]
+        fn never_panics_on_a_damaged_image(
+            kind in any::<bool>(), damage in proptest::collection::vec((any::<usize>(), any::<u8>()), 0..40),
+            length in prop_oneof![any::<u64>(), 0..0x3000u64],
+        ) {
+            let mut image = if kind { elf() } else { bz_image() };
+            for (at, byte) in damage {
+                let at = at % 0x240;
+                image[at] = byte;
+            }
+            if let Ok(Image::Elf { needs, .. } | Image::BzImage { needs, .. }) = identify(&image, length) {
+                prop_assert!(needs <= length);
+            }
+        }
+    }
+}
