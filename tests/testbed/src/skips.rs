@@ -420,7 +420,7 @@ test result: ok. 1 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; fini
     #[test]
     fn the_checked_in_list_can_be_read() {
         let list = SkipList::parse(include_str!("../../skips.toml")).unwrap();
-        for class in ["kvm-pvm", "full-kvm", "no-kvm", "testbed-unavailable", "quick", "not-full"] {
+        for class in ["kvm-pvm", "full-kvm", "no-kvm", "testbed-unavailable", "quick", "not-full", "not-root"] {
             assert!(list.classes.contains_key(class), "{class}");
         }
     }

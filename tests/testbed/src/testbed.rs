@@ -73,11 +73,13 @@ impl Testbed {
         let kernel = cache.host_kernel()?;
         let lock = lock(&cache.root().join("testbed.lock"), options.lock_deadline)?;
 
-        let directory = tempfile::Builder::new().prefix("bulkhead-testbed-").tempdir();
-        let directory = directory.map_err(Error::file("make a directory in", std::env::temp_dir()))?;
-        let initrd = directory.path().join("initrd.img");
+        // In the cache, under the lock: a run that was killed leaves one behind, not many.
+        let initrd = cache.root().join("initrd.img");
         let content = host::initial_ramdisk(&cache, &kernel, &options.files)?;
         std::fs::write(&initrd, content).map_err(Error::file("write", &initrd))?;
+        // A socket's path is limited to 108 bytes, so it lies in a directory of its own.
+        let directory = tempfile::Builder::new().prefix("bulkhead-testbed-").tempdir();
+        let directory = directory.map_err(Error::file("make a directory in", std::env::temp_dir()))?;
         let agent = directory.path().join("agent");
         let listener = UnixListener::bind(&agent).map_err(Error::file("listen at", &agent))?;
         let log = options.log.clone().unwrap_or_else(|| cache.root().join("console.log"));

@@ -28,6 +28,13 @@ pub fn skip(reason: impl Into<String>) -> anyhow::Error {
     Skip(reason.into()).into()
 }
 
+/// Runs a command that must succeed, and gives its standard output.
+pub fn output(testbed: &mut Testbed, command: &str, deadline: Duration) -> anyhow::Result<String> {
+    let output = testbed.run(command, deadline)?;
+    anyhow::ensure!(output.success(), "`{command}` exited with {}\n{}{}", output.status, output.stdout, output.stderr);
+    Ok(output.stdout)
+}
+
 /// The testbed of this run, booted by the first test that needs it.
 #[derive(Default)]
 struct Shared {
@@ -70,8 +77,10 @@ impl Shared {
     fn run(&mut self, test: fn(&mut Testbed) -> anyhow::Result<()>) -> anyhow::Result<()> {
         let testbed = self.testbed()?;
         let result = test(testbed);
-        // After a failure it may be gone or stuck: the next test gets a fresh one then.
-        if result.is_err() && !testbed.run("true", Duration::from_secs(10)).is_ok_and(|output| output.success()) {
+        // What failed may have left partitions running, or the machine stuck: the next test gets a fresh one.
+        if let Err(error) = &result
+            && !error.is::<Skip>()
+        {
             self.testbed = None;
         }
         result

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use testbed::{BINARIES, Error, Testbed, host, install_bulkhead};
 
-use crate::harness::{Test, skip};
+use crate::harness::{self, Test, skip};
 
 /// Software emulation on a busy machine is slow; what hangs is found by the deadline of the whole run.
 const SOON: Duration = Duration::from_secs(60);
@@ -21,11 +21,8 @@ pub const TESTS: &[Test] = &[
     ("modules_for_switches_can_be_loaded", modules_for_switches_can_be_loaded),
 ];
 
-/// Runs a command that must succeed, and gives its standard output.
 fn output(testbed: &mut Testbed, command: &str) -> Result<String> {
-    let output = testbed.run(command, SOON)?;
-    ensure!(output.success(), "`{command}` exited with {}: {}", output.status, output.stderr);
-    Ok(output.stdout)
+    harness::output(testbed, command, SOON)
 }
 
 fn kvm_amd_serves_dev_kvm(testbed: &mut Testbed) -> Result<()> {
