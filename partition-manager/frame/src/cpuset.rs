@@ -3,11 +3,13 @@
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::fmt;
+use std::sync::Arc;
 
-/// A set of logical CPUs of the host, by their numbers.
+/// A set of logical CPUs of the host, by their numbers. A clone is cheap: many virtual processors have one
+/// pool's set.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct CpuSet(BTreeSet<u32>);
+pub struct CpuSet(Arc<BTreeSet<u32>>);
 
 /// Highest CPU number that a set may hold: eight times the most that Linux can be built for on x86-64.
 pub const HIGHEST: u32 = 65_535;
@@ -69,17 +71,17 @@ impl CpuSet {
             set.extend(first.max(next)..=last);
             next = next.max(last + 1);
         }
-        Ok(Self(set))
+        Ok(Self(Arc::new(set)))
     }
 
     /// Adds one CPU; true when it was not there before.
     pub fn insert(&mut self, cpu: u32) -> bool {
-        self.0.insert(cpu)
+        Arc::make_mut(&mut self.0).insert(cpu)
     }
 
     /// Takes one CPU out; true when it was there.
     pub fn remove(&mut self, cpu: u32) -> bool {
-        self.0.remove(&cpu)
+        Arc::make_mut(&mut self.0).remove(&cpu)
     }
 
     /// Whether `cpu` is in the set.
@@ -108,25 +110,25 @@ impl CpuSet {
     /// CPUs of both sets.
     #[must_use]
     pub fn union(&self, other: &Self) -> Self {
-        Self(self.0.union(&other.0).copied().collect())
+        self.0.union(&other.0).copied().collect()
     }
 
     /// CPUs that are in both sets.
     #[must_use]
     pub fn intersection(&self, other: &Self) -> Self {
-        Self(self.0.intersection(&other.0).copied().collect())
+        self.0.intersection(&other.0).copied().collect()
     }
 
     /// CPUs of this set that are not in the other.
     #[must_use]
     pub fn difference(&self, other: &Self) -> Self {
-        Self(self.0.difference(&other.0).copied().collect())
+        self.0.difference(&other.0).copied().collect()
     }
 }
 
 impl FromIterator<u32> for CpuSet {
     fn from_iter<I: IntoIterator<Item = u32>>(cpus: I) -> Self {
-        Self(cpus.into_iter().collect())
+        Self(Arc::new(cpus.into_iter().collect()))
     }
 }
 

@@ -348,6 +348,13 @@ fn activate(plan: &Plan, host: &Inventory, pick: &[bool]) -> (Assignment, Invent
 }
 
 fn sorted(result: Result<Plan, Vec<Refusal>>) -> Result<Plan, Vec<String>> {
+    let found = match &result {
+        Ok(plan) => plan.warnings.iter().chain(&plan.withheld).collect::<Vec<_>>(),
+        Err(refusals) => refusals.iter().collect(),
+    };
+    for finding in found {
+        assert!(RULES.contains(&finding.rule.as_ref()), "{} is not among the rules", finding.rule);
+    }
     result.map_err(|refusals| {
         let mut texts: Vec<String> = refusals.iter().map(ToString::to_string).collect();
         texts.sort();
@@ -404,6 +411,19 @@ proptest! {
             for pool in &next.pools {
                 let lives = owned.partitions.values().any(|p| matches!(&p.backing, Backing::Shared { pool: of, .. } if *of == pool.name));
                 prop_assert!(!lives || Some(&pool.cpus) == owned.pools.get(&pool.name));
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_owned_on_another_host_stays_as_it_is(frame in frames(), host in hosts(), other in hosts()) {
+        let Ok(first) = plan(&frame, &host, &Assignment::new()) else { return Ok(()) };
+        let (owned, _) = activate(&first, &host, &[true; 7]);
+        if let Ok(next) = plan(&frame, &other, &owned) {
+            prop_assert_eq!(next.partitions.len(), owned.partitions.len());
+            for held in &next.partitions {
+                let PartitionPlan { score, .. } = *held;
+                prop_assert_eq!(&PartitionPlan { score, ..owned.partitions[&held.name].clone() }, held);
             }
         }
     }
