@@ -4,7 +4,7 @@ use crate::cpuset::CpuSet;
 use crate::name::Name;
 use crate::units::Units;
 use serde::{Deserialize, Serialize};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// A frame: a host, or a declared part of one, and the partitions that divide it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -27,6 +27,21 @@ pub struct Frame {
     pub pools: Vec<Pool>,
     /// Partitions, in the order of the file.
     pub partitions: Vec<Partition>,
+}
+
+impl Frame {
+    /// The same frame with every path absolute; relative ones begin at `directory`, that of the frame file.
+    #[must_use]
+    pub fn with_paths_from(mut self, directory: &Path) -> Self {
+        for partition in &mut self.partitions {
+            if let Boot::Kernel { kernel, initrd, .. } = &mut partition.boot {
+                for path in std::iter::once(kernel).chain(initrd) {
+                    *path = directory.join(&*path);
+                }
+            }
+        }
+        self
+    }
 }
 
 /// A shared processor pool.

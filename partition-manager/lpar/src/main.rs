@@ -1,2 +1,56 @@
-//! Placeholder.
-fn main() {}
+//! `lpar`: what people type.
+
+mod arguments;
+mod console;
+mod daemons;
+mod declaration;
+mod down;
+mod duration;
+mod failure;
+mod host;
+mod lock;
+mod roots;
+mod show;
+mod sockets;
+mod supervisor;
+mod up;
+mod verbs;
+mod watch;
+
+use arguments::{Arguments, Verb};
+use clap::Parser;
+use failure::Outcome;
+use frame::api::{DownRequest, ShutdownRequest};
+use frame::root::Root;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    match run(Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}
+
+fn run(Arguments { common, verb }: Arguments) -> Outcome {
+    match verb {
+        Verb::Check { file } => verbs::check(&common, &file),
+        Verb::Plan { file, inventory } => verbs::plan(&common, &file, inventory.as_deref()),
+        Verb::Up { file, detach } => up::up(&common, &file, detach),
+        Verb::Down { immediate } => down::down(&common, DownRequest { immediate }),
+        Verb::Ls { fields, header } => verbs::ls(&common, fields.as_deref(), header),
+        Verb::Show(which) => verbs::show(&common, &which.name),
+        Verb::Activate(which) => verbs::activate(&common, &which.name),
+        Verb::Shutdown { which, immediate, restart } => {
+            verbs::shutdown(&common, &which.name, ShutdownRequest { immediate, restart })
+        }
+        Verb::Wait { which, state, timeout } => verbs::wait(&common, &which.name, state, timeout),
+        Verb::Console { which, force, history } => console::run(&common, &which.name, force, history),
+        Verb::Stat { name } => verbs::stat(&common, name.as_ref()),
+        Verb::Events { follow, newest } => verbs::events(&common, follow, newest),
+        Verb::Explain { code } => verbs::explain(&common, &code),
+        Verb::Doctor { inventory } => verbs::doctor(&common, inventory),
+        Verb::Supervise { run, state, file, immediate } => {
+            up::supervise(Root { run, state }, file.as_deref(), immediate)
+        }
+    }
+}

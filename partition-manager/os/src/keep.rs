@@ -161,6 +161,8 @@ struct Kept {
     pulse: Pulse,
     stopping: bool,
     killed: bool,
+    /// How it ended, when it was waited for already.
+    end: Option<End>,
 }
 
 /// One daemon and its notification socket.
@@ -194,7 +196,16 @@ impl Keeper {
         // It was started by somebody who had time to wait for it; from here on it has to answer.
         let pulse = Pulse::new(now, true);
         let identity = identity.clone();
-        self.kept = Some(Kept { identity, handle, child: false, started: now, pulse, stopping: false, killed: false });
+        self.kept = Some(Kept {
+            identity,
+            handle,
+            child: false,
+            started: now,
+            pulse,
+            stopping: false,
+            killed: false,
+            end: None,
+        });
         self.due = None;
         Ok(true)
     }
@@ -265,7 +276,11 @@ impl Keeper {
             let silent = now.saturating_duration_since(kept.pulse.heard);
             let hung = kept.pulse.is_hung(now, said.alive || said.ready || said.stopping, said.ready);
             if kept.handle.wait(Duration::ZERO)? {
-                let end = if kept.child { reap(kept.identity.pid)? } else { End::Unknown };
+                let end = match kept.end {
+                    Some(end) => end,
+                    None if kept.child => reap(kept.identity.pid)?,
+                    None => End::Unknown,
+                };
                 changes.push(Change::Ended {
                     pid: kept.identity.pid,
                     end,
@@ -319,6 +334,7 @@ impl Keeper {
             pulse,
             stopping: false,
             killed: false,
+            end: None,
         });
         self.due = None;
         Ok(identity)
@@ -329,6 +345,18 @@ impl Keeper {
         let address = rustix::net::SocketAddrUnix::try_from(rustix::net::getsockname(self.listener.as_fd())?)?;
         let bytes = address.path().ok_or_else(|| io::Error::other("the notification socket has no path"))?;
         Ok(std::ffi::OsString::from_vec(bytes.to_bytes().to_vec()))
+    }
+
+    /// Waits for every child of this process that has ended: for an owner that adopts orphans. How the daemon
+    /// ended is kept for the next look.
+    pub fn reap_all(&mut self) {
+        while let Ok(Some((pid, status))) = waitpid(None, WaitOptions::NOHANG) {
+            if let Some(kept) =
+                self.kept.as_mut().filter(|kept| u32::try_from(pid.as_raw_pid()) == Ok(kept.identity.pid))
+            {
+                kept.end = Some(End::of(status));
+            }
+        }
     }
 
     /// What wakes the owner: the notification socket, and the daemon's end.
@@ -342,7 +370,9 @@ impl Keeper {
     #[must_use]
     pub fn patience(&self, now: Instant) -> Duration {
         let due = self.due.map_or(BEAT, |due| due.saturating_duration_since(now));
-        due.min(BEAT)
+        // An owner that cannot wait on the descriptors hears soon enough that the daemon is ready.
+        let starts = self.kept.as_ref().is_some_and(|kept| !kept.pulse.is_ready());
+        due.min(if starts { BEAT / 20 } else { BEAT })
     }
 }
 

@@ -1,0 +1,316 @@
+//! The supervisor: keeps the service processor alive while the frame is up, and leaves nothing behind.
+//!
+//! It is the ancestor of everything that runs for the frame: whatever loses its parent becomes its child
+//! (`PR_SET_CHILD_SUBREAPER`, `prctl(2)`), so that it can wait for all of it, and end it as a last resort.
+
+mod clean;
+mod leftovers;
+mod log;
+
+pub use clean::clean;
+pub use log::{Log, open as open_log, tail, tail_of};
+
+use crate::failure::{Outcome, refuse, say};
+use crate::host;
+use crate::lock::{Holder, Lock};
+use anyhow::Context;
+use frame::api::{DOWN, DownRequest};
+use frame::declare::Frame;
+use frame::name::Name;
+use frame::root::Root;
+use os::http::{Client, HttpError};
+use os::keep::{Change, End, Keeper};
+use os::process::Identity;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM};
+use std::collections::BTreeSet;
+use std::io::Read;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::time::{Duration, Instant};
+
+/// Time beyond the service processor's own that bringing the frame down may take.
+const GRACE: Duration = Duration::from_secs(15);
+/// Time for bringing the frame down when it is not known how long its partitions may take.
+const UNKNOWN: Duration = Duration::from_secs(60);
+/// What the service processor adds to the longest shutdown ladder.
+const PROCESSOR_GRACE: Duration = Duration::from_secs(20);
+/// How long processes may take to end by themselves once the frame is down.
+const ORDERLY_END: Duration = Duration::from_secs(2);
+/// How long until a service processor that was away is asked again.
+const AGAIN: Duration = Duration::from_millis(50);
+
+/// What is to be supervised.
+#[derive(Debug)]
+pub struct Job {
+    /// Where the frame's things are.
+    pub root: Root,
+    /// The frame's name.
+    pub frame: Name,
+    /// The frame file; without it, a frame that was left is brought down.
+    pub file: Option<PathBuf>,
+    /// Where the daemons' messages go.
+    pub log: Log,
+    /// Whether a frame that was left is brought down, and how.
+    pub down: Option<DownRequest>,
+}
+
+/// A supervisor that holds the lock and can begin.
+#[derive(Debug)]
+pub struct Supervisor {
+    job: Job,
+    lock: Lock,
+    signals: Signals,
+    binary: PathBuf,
+    /// Children that this process had before it supervised anything.
+    spared: BTreeSet<u32>,
+}
+
+/// Signals, one byte each, in the order of their coming.
+#[derive(Debug)]
+struct Signals {
+    end: UnixStream,
+    child: UnixStream,
+}
+
+impl Signals {
+    fn take() -> std::io::Result<Self> {
+        let (end, end_sender) = UnixStream::pair()?;
+        let (child, child_sender) = UnixStream::pair()?;
+        for signal in [SIGINT, SIGTERM, SIGHUP] {
+            signal_hook::low_level::pipe::register(signal, end_sender.try_clone()?)?;
+        }
+        signal_hook::low_level::pipe::register(SIGCHLD, child_sender)?;
+        end.set_nonblocking(true)?;
+        child.set_nonblocking(true)?;
+        Ok(Self { end, child })
+    }
+
+    /// How many requests to end came since the last call.
+    fn ends(&mut self) -> usize {
+        let mut bytes = [0; 64];
+        while self.child.read(&mut bytes).is_ok_and(|length| length > 0) {}
+        self.end.read(&mut bytes).unwrap_or_default()
+    }
+}
+
+/// How the frame is being brought down.
+#[derive(Clone, Copy, Debug)]
+struct Going {
+    immediate: bool,
+    deadline: Instant,
+}
+
+impl Supervisor {
+    /// Takes the lock and everything else that can fail; none when somebody else holds the lock. Nothing
+    /// runs yet.
+    ///
+    /// # Errors
+    /// When the run directory cannot be used.
+    pub fn new(job: Job) -> Outcome<Option<Self>> {
+        let run = &job.root.run;
+        std::fs::create_dir_all(run).with_context(|| format!("cannot make the directory {}", run.display()))?;
+        let path = job.root.lock();
+        let lock = Lock::take(&path).with_context(|| format!("cannot lock {}", path.display()))?;
+        let Some(lock) = lock else { return Ok(None) };
+        let binary = host::binary("service-processor")?;
+        let signals = Signals::take().context("cannot take signals")?;
+        Ok(Some(Self { job, lock, signals, binary, spared: leftovers::children() }))
+    }
+
+    /// Keeps the frame up until it is brought down, then removes what is left of it.
+    ///
+    /// # Errors
+    /// When the frame did not come up, or did not come down in order.
+    pub fn run(mut self) -> Outcome {
+        rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
+            .context("cannot become the parent of orphans")?;
+        let result = self.supervise();
+        // Whatever happened, nothing stays: what is left of an orderly end is nothing.
+        let grace = if result.is_ok() { ORDERLY_END } else { Duration::ZERO };
+        let left = leftovers::end_all(&self.job.root, &self.spared, grace);
+        if let Ok(()) = &result
+            && left > 0
+        {
+            say!("note: {left} processes of the frame were left and were ended");
+        }
+        clean(&self.job.root, self.lock);
+        result
+    }
+
+    fn supervise(&mut self) -> Outcome {
+        let before = Holder::read(&self.job.root.lock()).and_then(|holder| holder.service_processor);
+        let mut holder = Holder {
+            supervisor: Identity::of(std::process::id()).context("cannot tell who this process is")?,
+            frame: self.job.frame.clone(),
+            file: self.job.file.clone(),
+            service_processor: before.clone(),
+        };
+        self.note(&holder)?;
+        let socket = self.job.root.service_processor_notify_socket();
+        let mut keeper =
+            Keeper::new(&socket, Instant::now()).with_context(|| format!("cannot listen at {}", socket.display()))?;
+        let mut first = true;
+        if let Some(before) = before
+            && keeper.adopt(&before, Instant::now()).context("cannot say whether the service processor runs")?
+        {
+            first = false;
+            say!("note: the frame {} ran without a supervisor; it is supervised again", self.job.frame);
+        }
+        let (answers, answered) = sync_channel(8);
+        let mut going: Option<Going> = None;
+        if let Some(request) = self.job.down {
+            going = Some(self.go(request.immediate, &answers));
+        }
+        loop {
+            self.wait(&keeper)?;
+            for _ in 0..self.signals.ends() {
+                going = match going {
+                    None => {
+                        say!("the frame {} is being brought down; once more stops it at once", self.job.frame);
+                        Some(self.go(false, &answers))
+                    }
+                    Some(Going { immediate: false, .. }) => {
+                        say!("the partitions are stopped at once");
+                        Some(self.go(true, &answers))
+                    }
+                    immediate => immediate,
+                };
+            }
+            if let Some(reason) = refused(&answered) {
+                say!("error: the frame {} stays up: {reason}", self.job.frame);
+                going = None;
+            }
+            let file = self.job.file.as_ref().filter(|_| first);
+            let changes = keeper
+                .look(Instant::now(), true, || Ok(self.command(file)))
+                .context("cannot watch the service processor")?;
+            for change in changes {
+                match change {
+                    Change::Started(identity) => {
+                        holder.service_processor = Some(identity);
+                        self.note(&holder)?;
+                    }
+                    Change::Ready => first = false,
+                    Change::StartFailed(error) if first => {
+                        refuse!("{} cannot be started: {error}", self.binary.display())
+                    }
+                    Change::StartFailed(error) => say!("error: the service processor cannot be started: {error}"),
+                    Change::Hung(silent) => say!(
+                        "note: the service processor did not answer for {} ms and is replaced; the partitions run on",
+                        silent.as_millis()
+                    ),
+                    Change::Stopping => {}
+                    Change::Ended { end, stopping, hung, .. } => {
+                        let gave_up = matches!(end, End::Exited(code) if code != 0);
+                        if matches!(end, End::Exited(0)) || (end == End::Unknown && stopping) {
+                            return Ok(());
+                        }
+                        if gave_up && first {
+                            refuse!("the frame {} did not come up{}", self.job.frame, self.job.log.reason());
+                        }
+                        if gave_up && going.is_some() {
+                            refuse!(
+                                "the frame {} did not come down in order and was stopped{}",
+                                self.job.frame,
+                                self.job.log.reason()
+                            );
+                        }
+                        if !hung {
+                            say!("note: the service processor was lost ({end}) and is replaced; the partitions run on");
+                        }
+                    }
+                }
+            }
+            if going.is_some_and(|going| Instant::now() > going.deadline) {
+                refuse!("the frame {} did not come down in time and was stopped", self.job.frame);
+            }
+            keeper.reap_all();
+            self.job.log.bound();
+        }
+    }
+
+    fn note(&mut self, holder: &Holder) -> Outcome {
+        Ok(self.lock.note(holder).context("cannot write into the lock")?)
+    }
+
+    fn command(&self, file: Option<&PathBuf>) -> Command {
+        let root = &self.job.root;
+        let mut command = Command::new(&self.binary);
+        command.arg("run").arg("--run").arg(&root.run).arg("--state").arg(&root.state);
+        if let Some(file) = file {
+            command.arg("--file").arg(file);
+        }
+        // In a group of its own it does not get the Ctrl-C that is meant for the supervisor.
+        command.stdin(Stdio::null()).process_group(0);
+        self.job.log.redirect(&mut command);
+        command
+    }
+
+    fn wait(&self, keeper: &Keeper) -> Outcome {
+        let mut polled =
+            vec![PollFd::new(&self.signals.end, PollFlags::IN), PollFd::new(&self.signals.child, PollFlags::IN)];
+        let descriptors = keeper.descriptors();
+        polled.extend(descriptors.iter().map(|descriptor| PollFd::new(descriptor, PollFlags::IN)));
+        let patience = Timespec::try_from(keeper.patience(Instant::now())).context("cannot wait")?;
+        match poll(&mut polled, Some(&patience)) {
+            Ok(_) | Err(Errno::INTR) => Ok(()),
+            Err(errno) => Err(errno).context("cannot wait")?,
+        }
+    }
+
+    /// Asks the service processor to bring the frame down, from a thread that may wait for it.
+    fn go(&self, immediate: bool, answers: &SyncSender<String>) -> Going {
+        let patience = patience(&self.job.root, immediate);
+        let deadline = Instant::now() + patience;
+        let (socket, answers) = (self.job.root.service_processor_socket(), answers.clone());
+        let asker = std::thread::Builder::new().name("down".into()).spawn(move || {
+            loop {
+                let left = deadline.saturating_duration_since(Instant::now());
+                let request = DownRequest { immediate };
+                match Client::new(&socket, left).post::<_, serde_json::Value>(DOWN, &request) {
+                    Err(HttpError::Refused { status: 409, message }) => {
+                        // The supervisor is gone once the frame is down.
+                        let _ = answers.send(message);
+                        return;
+                    }
+                    Err(error) if error.is_away() || matches!(error, HttpError::Refused { .. }) => {
+                        if left.is_zero() {
+                            return;
+                        }
+                        std::thread::sleep(AGAIN);
+                    }
+                    // The end of the service processor says that it is done; the deadline, that it is not.
+                    _ => return,
+                }
+            }
+        });
+        if let Err(error) = asker {
+            say!("error: the service processor cannot be asked ({error}); the partitions are stopped");
+            return Going { immediate, deadline: Instant::now() };
+        }
+        Going { immediate, deadline: deadline + GRACE }
+    }
+}
+
+/// The reason why the frame stays up, if the service processor gave one.
+fn refused(answered: &Receiver<String>) -> Option<String> {
+    answered.try_recv().ok()
+}
+
+/// How long the service processor may take to bring the frame down: as it reckons, from the frame in force.
+#[must_use]
+pub fn patience(root: &Root, immediate: bool) -> Duration {
+    let frame = std::fs::read(root.applied_frame()).ok().and_then(|text| serde_json::from_slice::<Frame>(&text).ok());
+    let Some(frame) = frame else { return UNKNOWN };
+    let ladders = frame.partitions.iter().map(|partition| {
+        let shutdown = partition.shutdown;
+        [shutdown.ask_ms, shutdown.button_ms, shutdown.nmi_ms].into_iter().map(u64::from).sum::<u64>()
+    });
+    let longest = if immediate { 0 } else { ladders.max().unwrap_or_default() };
+    Duration::from_millis(longest) + PROCESSOR_GRACE
+}

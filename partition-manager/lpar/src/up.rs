@@ -1,0 +1,302 @@
+//! `up`: a frame as a whole, before everybody's eyes or in the background.
+
+use crate::arguments::Common;
+use crate::daemons::ORDINARY;
+use crate::declaration::Declaration;
+use crate::failure::{Failure, Outcome, refuse, say};
+use crate::host;
+use crate::lock::Holder;
+use crate::roots;
+use crate::supervisor::{Job, Log, Supervisor, open_log, tail, tail_of};
+use crate::verbs::{json, partitions_table, print};
+use crate::watch::Watch;
+use anyhow::Context;
+use frame::api::{DownRequest, PARTITIONS, PartitionRow};
+use frame::declare::Frame;
+use frame::name::Name;
+use frame::root::Root;
+use frame::state::State;
+use os::http::Client;
+use std::fs::File;
+use std::io::IsTerminal;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// How long a detached frame may take until all its partitions run or failed.
+const COMING_UP: Duration = Duration::from_secs(120);
+/// How often a frame that comes up is looked at.
+const TICK: Duration = Duration::from_millis(50);
+
+/// `lpar up FILE [--detach]`.
+///
+/// # Errors
+/// When the file has mistakes, the host cannot run partitions, or the frame does not come up.
+pub fn up(common: &Common, file: &Path, detach: bool) -> Outcome {
+    let mut declaration = Declaration::load(file)?;
+    let Some(frame) = declaration.resolved() else { return declaration.judge() };
+    let root = roots::of_frame(common, &frame.name)?;
+    root.check(frame.partitions.iter().map(|partition| &partition.name))?;
+    if already_up(&root, &frame)? {
+        declaration.judge()?;
+        return standing(common, &root, &frame);
+    }
+    let report = host::report()?;
+    declaration.plan(&report.inventory);
+    declaration.judge()?;
+    if let Some(reason) = report.kvm.error {
+        refuse!("partitions cannot run on this host: {reason}");
+    }
+    for lack in &report.lacks {
+        say!("note: {lack}");
+    }
+    if detach { detached(common, &root, &frame, &declaration) } else { attached(&root, &frame, &declaration) }
+}
+
+/// Whether the very frame is up already.
+fn already_up(root: &Root, frame: &Frame) -> Outcome<bool> {
+    let Some(holder) = Holder::read(&root.lock()).filter(Holder::runs) else { return Ok(false) };
+    let pid = holder.supervisor.pid;
+    if holder.frame != frame.name {
+        refuse!(
+            "frame {} is up at {}, supervised by process {pid}; choose another --root for frame {}",
+            holder.frame,
+            root.run.display(),
+            frame.name
+        );
+    }
+    // A frame that is just coming up has not applied anything yet.
+    match applied(root) {
+        Some(applied) if applied == *frame => Ok(true),
+        _ => refuse!(
+            "frame {} is already up as declared in {}, supervised by process {pid}; `lpar down` brings it down first",
+            frame.name,
+            holder.file.unwrap_or_default().display()
+        ),
+    }
+}
+
+/// Says how a frame stands that was up already.
+fn standing(common: &Common, root: &Root, frame: &Frame) -> Outcome {
+    let rows: Vec<PartitionRow> = crate::daemons::Daemon::manager(root).get(PARTITIONS)?;
+    if common.json {
+        return json(&rows);
+    }
+    print(&format!("frame {} is already up\n{}", frame.name, partitions_table(&rows)))
+}
+
+fn job(root: &Root, frame: &Name, file: Option<&Path>, log: Log) -> Job {
+    Job { root: root.clone(), frame: frame.clone(), file: file.map(Path::to_owned), log, down: None }
+}
+
+fn attached(root: &Root, frame: &Frame, declaration: &Declaration) -> Outcome {
+    make(root)?;
+    // A live table would be torn by the daemons' messages.
+    let log = if std::io::stdout().is_terminal() {
+        Log::file(root).with_context(|| format!("cannot open the log {}", root.log().display()))?
+    } else {
+        Log::Inherit
+    };
+    let Some(supervisor) = Supervisor::new(job(root, &frame.name, Some(declaration.path()), log))? else {
+        refuse!("frame {} is being brought up or down by somebody else just now; try again", frame.name);
+    };
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
+    let watch = Watch::start(root, u64::try_from(since).unwrap_or(u64::MAX)).context("cannot show the frame")?;
+    let result = supervisor.run();
+    watch.end();
+    if result.is_ok() {
+        print(&format!("frame {} is down\n", frame.name))?;
+    }
+    result
+}
+
+/// Makes the run directory, so that the log can be in it.
+fn make(root: &Root) -> Outcome {
+    Ok(std::fs::create_dir_all(&root.run)
+        .with_context(|| format!("cannot make the directory {}", root.run.display()))?)
+}
+
+fn detached(common: &Common, root: &Root, frame: &Frame, declaration: &Declaration) -> Outcome {
+    // Held open, it can be read when the supervisor has removed everything.
+    let log = log(root)?;
+    let mut supervisor = spawn(root, Some(declaration.path()), None, &log)?;
+    let started = Instant::now();
+    let manager = Client::new(&root.manager_socket(), ORDINARY);
+    let rows = loop {
+        if let Some(status) = supervisor.try_wait().context("cannot wait for the supervisor")? {
+            let said = tail_of(log);
+            let said = if said.is_empty() { format!("its supervisor ended: {status}") } else { said };
+            refuse!("frame {} did not come up:\n{said}", frame.name);
+        }
+        let rows: Vec<PartitionRow> = manager.get(PARTITIONS).unwrap_or_default();
+        if settled(frame, &rows) {
+            break rows;
+        }
+        if started.elapsed() > COMING_UP {
+            return Err(Failure::TimedOut(format!(
+                "the frame {} is up, but not all of its partitions run after {} s; `lpar ls` shows them, {} tells more\n{}",
+                frame.name,
+                COMING_UP.as_secs(),
+                root.log().display(),
+                tail(&root.log())
+            )));
+        }
+        std::thread::sleep(TICK);
+    };
+    if common.json {
+        json(&rows)?;
+    } else {
+        print(&partitions_table(&rows).to_string())?;
+    }
+    let failed: Vec<String> = rows
+        .iter()
+        .filter(|row| row.state == State::Error)
+        .map(|row| format!("partition {} failed: {}", row.name, row.reason))
+        .collect();
+    if failed.is_empty() {
+        return Ok(());
+    }
+    refuse!("{}; the rest of frame {} is up", failed.join("; "), frame.name)
+}
+
+/// Whether every partition that starts with the frame was started, or failed.
+fn settled(frame: &Frame, rows: &[PartitionRow]) -> bool {
+    frame.partitions.iter().filter(|partition| partition.auto_start).all(|partition| {
+        rows.iter().find(|row| row.name == partition.name).is_some_and(|row| match row.state {
+            State::Starting | State::OpenFirmware | State::NotAvailable => false,
+            // One that ran and ended by itself was started.
+            State::NotActivated => row.incarnation > 0,
+            _ => true,
+        })
+    }) && (!rows.is_empty() || frame.partitions.is_empty())
+}
+
+/// Starts a supervisor that outlives this process and writes into `log`.
+fn spawn(root: &Root, file: Option<&Path>, down: Option<DownRequest>, log: &File) -> Outcome<Child> {
+    let own = std::env::current_exe().context("cannot find this executable")?;
+    let mut command = Command::new(own);
+    command.arg("supervise").arg("--run").arg(&root.run).arg("--state").arg(&root.state);
+    if let Some(file) = file {
+        command.arg("--file").arg(file);
+    }
+    if down.is_some_and(|down| down.immediate) {
+        command.arg("--immediate");
+    }
+    let output = || log.try_clone().context("cannot use the log");
+    command.stdin(Stdio::null()).stdout(output()?).stderr(output()?).current_dir("/");
+    Ok(command.spawn().context("cannot start the supervisor")?)
+}
+
+/// Makes the run directory and opens the log in it.
+fn log(root: &Root) -> Outcome<File> {
+    make(root)?;
+    Ok(open_log(root).with_context(|| format!("cannot open the log {}", root.log().display()))?)
+}
+
+/// Brings a frame down that has no supervisor any more.
+///
+/// # Errors
+/// When it does not come down in order.
+pub fn bring_down_what_was_left(root: &Root, request: DownRequest) -> Outcome {
+    let log = log(root)?;
+    let mut supervisor = spawn(root, None, Some(request), &log)?;
+    let status = supervisor.wait().context("cannot wait for the supervisor")?;
+    if !status.success() {
+        refuse!("the frame that was left did not come down in order:\n{}", tail_of(log));
+    }
+    Ok(())
+}
+
+/// The supervisor of a detached frame, or of one that was left and is brought down.
+///
+/// # Errors
+/// As [`Supervisor::run`].
+pub fn supervise(root: Root, file: Option<&Path>, immediate: bool) -> Outcome {
+    // Not the caller's terminal, and not its Ctrl-C.
+    rustix::process::setsid().context("cannot begin a session of its own")?;
+    make(&root)?;
+    let (frame, down) = match file {
+        Some(file) => match Declaration::load(file)?.frame() {
+            Some(frame) => (frame.name.clone(), None),
+            None => refuse!("the frame file {} has mistakes; `lpar check` shows them", file.display()),
+        },
+        None => (left(&root)?, Some(DownRequest { immediate })),
+    };
+    let log = Log::own(&root).with_context(|| format!("cannot open the log {}", root.log().display()))?;
+    let job = Job { root, frame: frame.clone(), file: file.map(Path::to_owned), log, down };
+    match Supervisor::new(job)? {
+        Some(supervisor) => supervisor.run(),
+        None => refuse!("frame {frame} is being brought up or down by somebody else just now; try again"),
+    }
+}
+
+/// The name of the frame that was left at `root`.
+fn left(root: &Root) -> Outcome<Name> {
+    if let Some(holder) = Holder::read(&root.lock()) {
+        return Ok(holder.frame);
+    }
+    match applied(root) {
+        Some(frame) => Ok(frame.name),
+        None => refuse!("there is no frame at {}", root.run.display()),
+    }
+}
+
+/// The frame in force at `root`, if one is.
+fn applied(root: &Root) -> Option<Frame> {
+    serde_json::from_slice(&std::fs::read(root.applied_frame()).ok()?).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_frame_is_settled_when_all_were_started() {
+        let text = r#"
+            [frame]
+            name = "t"
+            reserved = { cpus = 0 }
+            [[pool]]
+            name = "default"
+            cpus = 1
+            [[partition]]
+            name = "a"
+            processors = { mode = "shared", pool = "default", desired = 1, units = { minimum = 0.1, desired = 0.1, maximum = 0.1 }, sharing = "capped" }
+            memory = { desired = "64MiB" }
+            boot = "diagnostics"
+            [[partition]]
+            name = "b"
+            processors = { mode = "shared", pool = "default", desired = 1, units = { minimum = 0.1, desired = 0.1, maximum = 0.1 }, sharing = "capped" }
+            memory = { desired = "64MiB" }
+            boot = "diagnostics"
+            auto_start = false
+        "#;
+        let frame = frame::file::read(text).frame.unwrap();
+        let row = |name: &str, state, incarnation| PartitionRow {
+            name: Name::new(name).unwrap(),
+            id: 1,
+            state,
+            reason: String::new(),
+            processors: 1,
+            units: 0.1,
+            memory: 0,
+            mode: "shared".into(),
+            cpus: String::new(),
+            availability_priority: 0,
+            pid: None,
+            incarnation,
+            uptime: None,
+        };
+        let b = row("b", State::NotActivated, 0);
+        for (state, incarnation, done) in [
+            (State::NotActivated, 0, false),
+            (State::Starting, 1, false),
+            (State::Running, 1, true),
+            (State::Error, 0, true),
+            (State::NotActivated, 1, true),
+        ] {
+            assert_eq!(settled(&frame, &[row("a", state, incarnation), b.clone()]), done, "{state}");
+        }
+        assert!(!settled(&frame, &[]));
+    }
+}

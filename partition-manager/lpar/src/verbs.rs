@@ -1,0 +1,37 @@
+//! The verbs that ask and answer.
+
+mod control;
+mod events;
+mod look;
+mod offline;
+
+pub use control::{activate, shutdown, wait};
+pub use events::{events, line as event_line};
+pub use look::{ls, partitions_table, show, stat};
+pub use offline::{check, doctor, explain, plan};
+
+use crate::failure::Outcome;
+use serde::Serialize;
+use std::io::Write;
+
+/// Prints a value as JSON.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn json(value: &impl Serialize) -> Outcome {
+    let mut text = serde_json::to_string_pretty(value)?;
+    text.push('\n');
+    print(&text)
+}
+
+/// Prints text. A reader who left is no error: it has what it wanted.
+///
+/// # Errors
+/// When standard output cannot be written for another reason.
+pub fn print(text: &str) -> Outcome {
+    let mut output = std::io::stdout().lock();
+    match output.write_all(text.as_bytes()).and_then(|()| output.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,256 @@
+//! `ls`, `show`, `stat`: how the partitions stand.
+
+use super::{json, print};
+use crate::arguments::Common;
+use crate::daemons::{Daemon, of};
+use crate::failure::{Outcome, refuse};
+use crate::roots;
+use crate::show::{Table, field, plain, size, span};
+use frame::api::{PARTITIONS, PartitionDetail, PartitionRow, PartitionStat};
+use frame::name::Name;
+use frame::units::Units;
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+/// `lpar ls`.
+///
+/// # Errors
+/// When no frame answers, or a field is not one.
+pub fn ls(common: &Common, fields: Option<&[String]>, header: bool) -> Outcome {
+    let root = roots::running(common)?;
+    let rows: Vec<PartitionRow> = Daemon::manager(&root).get(PARTITIONS)?;
+    match (fields, common.json) {
+        (Some(fields), true) => {
+            let picked: Vec<serde_json::Map<String, serde_json::Value>> = rows
+                .iter()
+                .map(|row| Ok(fields.iter().cloned().zip(pick(row, fields)?).collect()))
+                .collect::<Outcome<_>>()?;
+            json(&picked)
+        }
+        (None, true) => json(&rows),
+        (Some(fields), false) => print(&values(&rows, fields, header)?),
+        (None, false) => print(&partitions_table(&rows).to_string()),
+    }
+}
+
+/// The values of `fields` in their order.
+fn pick(row: &PartitionRow, fields: &[String]) -> Outcome<Vec<serde_json::Value>> {
+    let all = serde_json::to_value(row)?;
+    fields
+        .iter()
+        .map(|name| match all.get(name) {
+            Some(value) => Ok(value.clone()),
+            None => {
+                let known: Vec<&str> =
+                    all.as_object().into_iter().flat_map(serde_json::Map::keys).map(String::as_str).collect();
+                refuse!("there is no field {name:?}; there are {}", known.join(", "))
+            }
+        })
+        .collect()
+}
+
+fn values(rows: &[PartitionRow], fields: &[String], header: bool) -> Outcome<String> {
+    let mut out = String::new();
+    if header {
+        out.push_str(&fields.join(","));
+        out.push('\n');
+    }
+    for row in rows {
+        let values: Vec<String> = pick(row, fields)?.iter().map(field).collect();
+        out.push_str(&values.join(","));
+        out.push('\n');
+    }
+    Ok(out)
+}
+
+/// The partitions as a table.
+#[must_use]
+pub fn partitions_table(rows: &[PartitionRow]) -> Table {
+    let mut table =
+        Table::new(&["name", ">id", "state", "mode", ">processors", ">units", ">memory", "cpus", ">uptime", "reason"]);
+    for row in rows {
+        table.row([
+            row.name.to_string(),
+            row.id.to_string(),
+            row.state.to_string(),
+            row.mode.clone(),
+            row.processors.to_string(),
+            Units::from(row.units).to_string(),
+            size(row.memory),
+            row.cpus.clone(),
+            row.uptime.map_or_else(|| "-".to_owned(), span),
+            row.reason.clone(),
+        ]);
+    }
+    table
+}
+
+/// `lpar show NAME`.
+///
+/// # Errors
+/// When no frame answers, or there is no such partition.
+pub fn show(common: &Common, name: &Name) -> Outcome {
+    let root = roots::running(common)?;
+    let detail: PartitionDetail = Daemon::manager(&root).get(&of(name, ""))?;
+    if common.json {
+        return json(&detail);
+    }
+    let row = &detail.row;
+    let mut out = String::new();
+    let reason = if row.reason.is_empty() { String::new() } else { format!(" ({})", plain(&row.reason)) };
+    // Writing into a string cannot fail.
+    let _ = writeln!(out, "{} (id {}): {}{reason}", row.name, row.id, row.state);
+    let or_none = |value: Option<String>| value.unwrap_or_else(|| "none".to_owned());
+    let _ = writeln!(
+        out,
+        "process {}, started {} times, up {}, availability priority {}, exit status {}",
+        or_none(row.pid.map(|pid| pid.to_string())),
+        row.incarnation,
+        row.uptime.map_or_else(|| "-".to_owned(), span),
+        row.availability_priority,
+        or_none(detail.exit_status.map(|status| status.to_string())),
+    );
+    let _ = writeln!(
+        out,
+        "confined in {}\n",
+        if detail.cgroup.is_empty() { "nothing".to_owned() } else { detail.cgroup.join(", ") }
+    );
+    let mut table = Table::new(&["resource", "declared", "assigned", "pending"]);
+    for (name, resource) in &detail.resources {
+        let cell = |value: &serde_json::Value| human(name, value);
+        table.row([name.clone(), cell(&resource.declared), cell(&resource.assigned), cell(&resource.pending)]);
+    }
+    let _ = write!(out, "{table}");
+    print(&out)
+}
+
+/// A value of a resource for people: memory in its units, objects without their quotes.
+fn human(resource: &str, value: &serde_json::Value) -> String {
+    use serde_json::Value;
+    match value {
+        Value::Null => "-".into(),
+        Value::String(text) => text.clone(),
+        Value::Number(number) if resource == "memory" => number.as_u64().map_or_else(|| number.to_string(), size),
+        Value::Object(fields) => {
+            let parts: Vec<String> =
+                fields.iter().map(|(key, value)| format!("{key} {}", human(resource, value))).collect();
+            parts.join(" ")
+        }
+        Value::Array(values) => values.iter().map(|value| human(resource, value)).collect::<Vec<_>>().join(" "),
+        other => other.to_string(),
+    }
+}
+
+/// `lpar stat [NAME]`.
+///
+/// # Errors
+/// When no frame answers, or there is no such partition.
+pub fn stat(common: &Common, name: Option<&Name>) -> Outcome {
+    let root = roots::running(common)?;
+    let manager = Daemon::manager(&root);
+    if let Some(name) = name {
+        let stat: PartitionStat = manager.get(&of(name, "/stat"))?;
+        return if common.json { json(&stat) } else { print(&stat_text(&[stat])) };
+    }
+    let rows: Vec<PartitionRow> = manager.get(PARTITIONS)?;
+    let stats: Vec<PartitionStat> =
+        rows.iter().map(|row| manager.get(&of(&row.name, "/stat"))).collect::<Result<_, _>>()?;
+    if common.json { json(&stats) } else { print(&stat_text(&stats)) }
+}
+
+fn stat_text(stats: &[PartitionStat]) -> String {
+    let mut out = String::new();
+    let mut table = Table::new(&["partition", ">processor", ">cpu time", ">exits", "by reason"]);
+    for stat in stats {
+        for processor in &stat.processors {
+            let exits: u64 = processor.exits.values().fold(0, |sum, count| sum.saturating_add(*count));
+            let time = processor.cpu_time.map_or_else(|| "-".to_owned(), |time| span(time as f64 / 1e9));
+            table.row([
+                stat.name.to_string(),
+                processor.processor.to_string(),
+                time,
+                exits.to_string(),
+                reasons(&processor.exits),
+            ]);
+        }
+    }
+    let mut memory = Table::new(&["partition", ">resident", ">console output"]);
+    for stat in stats {
+        memory.row([
+            stat.name.to_string(),
+            stat.resident.map_or_else(|| "-".to_owned(), size),
+            size(stat.console_bytes),
+        ]);
+    }
+    // Writing into a string cannot fail.
+    let _ = write!(out, "{table}\n{memory}");
+    out
+}
+
+/// The reasons that occurred, most frequent first.
+fn reasons(exits: &BTreeMap<String, u64>) -> String {
+    let mut counted: Vec<_> = exits.iter().filter(|(_, count)| **count > 0).collect();
+    counted.sort_by_key(|(name, count)| (std::cmp::Reverse(**count), name.as_str()));
+    counted.iter().map(|(name, count)| format!("{name}={count}")).collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use frame::state::State;
+    use frame::units::MIB;
+    use serde_json::json;
+
+    fn row(name: &str, reason: &str) -> PartitionRow {
+        PartitionRow {
+            name: Name::new(name).unwrap(),
+            id: 1,
+            state: State::NotActivated,
+            reason: reason.into(),
+            processors: 2,
+            units: 0.4,
+            memory: 64 * MIB,
+            mode: "shared".into(),
+            cpus: "0,2".into(),
+            availability_priority: 127,
+            pid: None,
+            incarnation: 0,
+            uptime: None,
+        }
+    }
+
+    #[test]
+    fn values_come_in_the_order_asked_for() {
+        let rows = [row("a", ""), row("b", "signal 9, killed")];
+        let fields: Vec<String> = ["name", "state", "cpus", "memory", "pid", "reason"].map(String::from).into();
+        assert_eq!(
+            values(&rows, &fields, true).unwrap(),
+            "name,state,cpus,memory,pid,reason\na,Not Activated,\"0,2\",67108864,null,\nb,Not Activated,\"0,2\",67108864,null,\"signal 9, killed\"\n"
+        );
+        let error = values(&rows, &["nmae".into()], false).unwrap_err().to_string();
+        assert!(error.contains("nmae") && error.contains("availability_priority"), "{error}");
+    }
+
+    #[test]
+    fn tables_are_for_people() {
+        let table = partitions_table(&[row("alpha", "")]).to_string();
+        assert_eq!(
+            table,
+            "name   id  state          mode    processors  units  memory  cpus  uptime  reason\nalpha   1  Not Activated  shared           2   0.40   64MiB  0,2        -\n"
+        );
+    }
+
+    #[test]
+    fn resources_are_for_people() {
+        assert_eq!(human("memory", &json!(67108864)), "64MiB");
+        assert_eq!(human("processors", &json!(2)), "2");
+        assert_eq!(human("cpus", &json!(null)), "-");
+        assert_eq!(human("memory", &json!({"minimum": 1048576, "desired": 2097152})), "desired 2MiB minimum 1MiB");
+    }
+
+    #[test]
+    fn frequent_exits_come_first() {
+        let exits = BTreeMap::from([("hlt".to_owned(), 3), ("io".to_owned(), 7), ("mmio".to_owned(), 0)]);
+        assert_eq!(reasons(&exits), "io=7 hlt=3");
+    }
+}

@@ -1,0 +1,139 @@
+//! The frame in force: read from its file once, and kept for whoever comes later.
+
+use crate::clock;
+use crate::errors::Error;
+use crate::record::replace;
+use crate::store::{AppliedText, Store};
+use frame::declare::Frame;
+use frame::diagnostic::any_error;
+use frame::file::{LARGEST_FILE, read, render};
+use frame::root::Root;
+use std::io::Read;
+use std::path::Path;
+
+/// Puts a frame in force and tells the manager of it: the one that `file` declares, or without `file` the one
+/// that was in force before.
+///
+/// # Errors
+/// When the file cannot be read or has mistakes, when nothing was applied before, or when it cannot be kept.
+pub fn apply(root: &Root, file: Option<&Path>, store: Option<&mut Store>) -> Result<Frame, Error> {
+    let frame = match (file, store) {
+        (Some(file), store) => {
+            let text = load(file)?;
+            let frame = understand(&text)?;
+            if let Some(store) = store {
+                store.apply(&text, clock::wall())?;
+            }
+            frame
+        }
+        (None, store) => match store.map(|store| store.applied()).transpose()?.flatten() {
+            Some(text) => understand(&text)?,
+            // The event log was lost; what runs was still declared by somebody.
+            None => handed_over(root)?,
+        },
+    };
+    let json = serde_json::to_vec_pretty(&frame).map_err(|source| Error::Json { what: "the frame", source })?;
+    replace(&root.applied_frame(), &json)?;
+    Ok(frame)
+}
+
+fn load(file: &Path) -> Result<AppliedText, Error> {
+    let path = std::fs::canonicalize(file).map_err(Error::file("find", file))?;
+    let opened = std::fs::File::open(&path).map_err(Error::file("open", &path))?;
+    let mut text = String::new();
+    // One byte more than allowed, so that a file that is too large is seen to be.
+    opened.take(LARGEST_FILE as u64 + 1).read_to_string(&mut text).map_err(Error::file("read", &path))?;
+    Ok(AppliedText { path, text })
+}
+
+fn understand(applied: &AppliedText) -> Result<Frame, Error> {
+    let reading = read(&applied.text);
+    match reading.frame {
+        Some(frame) if !any_error(&reading.diagnostics) => Ok(frame.with_paths_from(directory(&applied.path))),
+        _ => {
+            let shown = render(&reading.diagnostics, &applied.text, &applied.path.to_string_lossy());
+            Err(Error::Mistakes { path: applied.path.clone(), shown })
+        }
+    }
+}
+
+fn handed_over(root: &Root) -> Result<Frame, Error> {
+    let path = root.applied_frame();
+    let bytes = match std::fs::read(&path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            return Err(Error::NothingApplied { state: root.state.clone() });
+        }
+        Err(error) => return Err(Error::file("read", path)(error)),
+    };
+    serde_json::from_slice(&bytes).map_err(|error| Error::file("understand", path)(error.into()))
+}
+
+fn directory(file: &Path) -> &Path {
+    file.parent().unwrap_or_else(|| Path::new("/"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use frame::declare::Boot;
+    use std::path::PathBuf;
+
+    const TEXT: &str = r#"
+        [frame]
+        name = "t"
+        reserved = { cpus = 0 }
+        [[pool]]
+        name = "default"
+        cpus = 1
+        [[partition]]
+        name = "a"
+        processors = { mode = "shared", pool = "default", desired = 1, units = { minimum = 0.1, desired = 0.1, maximum = 0.1 }, sharing = "capped" }
+        memory = { desired = "64MiB" }
+        boot = { kernel = "k/vmlinuz", initrd = "/abs/initrd", cmdline = "" }
+    "#;
+
+    struct Place {
+        _directory: tempfile::TempDir,
+        root: Root,
+        file: PathBuf,
+    }
+
+    fn place(text: &str) -> Place {
+        let directory = tempfile::tempdir().unwrap();
+        let root = Root::under(directory.path());
+        std::fs::create_dir_all(&root.run).unwrap();
+        std::fs::create_dir_all(&root.state).unwrap();
+        let file = directory.path().join("f.toml");
+        std::fs::write(&file, text).unwrap();
+        Place { file: file.canonicalize().unwrap(), _directory: directory, root }
+    }
+
+    #[test]
+    fn what_was_applied_stays_in_force() {
+        let place = place(TEXT);
+        let mut store = Store::open(&place.root.event_database()).unwrap();
+        let first = apply(&place.root, Some(&place.file), Some(&mut store)).unwrap();
+        let Boot::Kernel { kernel, initrd, .. } = &first.partitions[0].boot else { panic!("{first:?}") };
+        assert_eq!(*kernel, place.file.parent().unwrap().join("k/vmlinuz"));
+        assert_eq!(initrd.as_deref(), Some(Path::new("/abs/initrd")));
+        let told: Frame = serde_json::from_slice(&std::fs::read(place.root.applied_frame()).unwrap()).unwrap();
+        assert_eq!(told, first);
+        // The file changes, the frame does not until somebody applies it.
+        std::fs::write(&place.file, "nonsense").unwrap();
+        assert_eq!(apply(&place.root, None, Some(&mut store)).unwrap(), first);
+        // Nor when the database is lost.
+        assert_eq!(apply(&place.root, None, None).unwrap(), first);
+    }
+
+    #[test]
+    fn mistakes_are_shown_and_nothing_is_applied() {
+        let place = place(&TEXT.replace("desired = 1,", "desired = 1, wrong = 2,"));
+        let mut store = Store::open(&place.root.event_database()).unwrap();
+        let error = apply(&place.root, Some(&place.file), Some(&mut store)).unwrap_err().to_string();
+        assert!(error.contains("wrong") && error.contains("f.toml"), "{error}");
+        assert_eq!(store.applied().unwrap(), None);
+        assert!(!place.root.applied_frame().exists());
+        assert!(matches!(apply(&place.root, None, Some(&mut store)), Err(Error::NothingApplied { .. })));
+    }
+}
