@@ -1,0 +1,194 @@
+//! From a launch specification and its descriptors to a virtual machine that waits for its first entry.
+
+use crate::boot::{self, Boot, BootError, Source};
+use crate::descriptors::{DescriptorError, Descriptors};
+use crate::devices::Devices;
+use crate::devices::bus::BusError;
+use crate::devices::channel::Channel;
+use crate::devices::console::Console;
+use crate::diagnostics;
+use crate::memory::{Memory, MemoryError};
+use crate::record::Record;
+use crate::vcpu::affinity::{self, AffinityError};
+use crate::vcpu::{Handle, Mailbox, Message, Parts, kick};
+use crate::vm::processor::Kit;
+use crate::vm::{self, Vm, VmError};
+use crossbeam_channel::Receiver;
+use frame::cpuset::CpuSet;
+use frame::launch::{BootSpec, LaunchError, LaunchSpec};
+use frame::platform::{SCI_GSI, SERIAL_GSI};
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use vm_memory::mmap::MmapRegionError;
+use vmm_sys_util::eventfd::EventFd;
+
+/// A partition that was launched: everything that it owns.
+#[derive(Debug)]
+pub struct Partition {
+    /// What it was launched with.
+    pub spec: Box<LaunchSpec>,
+    /// The shared record.
+    pub record: Arc<Record>,
+    /// The devices.
+    pub devices: Arc<Devices>,
+    /// The virtual processors.
+    pub processors: Vec<Handle>,
+    record_file: OwnedFd,
+    memory: Memory,
+    // KVM unwires an eventfd when its last descriptor is closed, and the manager may die.
+    _interrupts: Vec<EventFd>,
+    _vm: Vm,
+}
+
+/// Why a partition cannot be launched.
+#[derive(Debug, thiserror::Error)]
+pub enum LaunchFailure {
+    /// The specification breaks a rule.
+    #[error("the launch specification cannot be carried out")]
+    Specification(#[from] LaunchError),
+    /// A descriptor is not what it should be.
+    #[error("the descriptors beside the launch specification are not what it says")]
+    Descriptors(#[from] DescriptorError),
+    /// The shared record cannot be mapped.
+    #[error("the shared record cannot be mapped")]
+    Record(#[source] MmapRegionError),
+    /// Guest memory cannot be had.
+    #[error("the partition's memory cannot be set up")]
+    Memory(#[from] MemoryError),
+    /// KVM refused.
+    #[error("the virtual machine cannot be made")]
+    Vm(#[from] VmError),
+    /// The devices do not fit together.
+    #[error("the devices cannot be put on their buses")]
+    Devices(#[from] BusError),
+    /// There is nothing to start.
+    #[error("nothing can be started")]
+    Boot(#[from] BootError),
+    /// A thread is not where it should be.
+    #[error("{who} cannot run where it should")]
+    Affinity {
+        /// Which thread.
+        who: String,
+        /// Why.
+        #[source]
+        source: AffinityError,
+    },
+    /// The operating system refused something else.
+    #[error("{what} cannot be made")]
+    System {
+        /// What.
+        what: &'static str,
+        /// The error.
+        #[source]
+        source: io::Error,
+    },
+}
+
+fn system(what: &'static str) -> impl FnOnce(io::Error) -> LaunchFailure {
+    move |source| LaunchFailure::System { what, source }
+}
+
+impl Partition {
+    /// Launches a partition: everything stands when this returns, and every virtual processor waits.
+    ///
+    /// `messages` is the other end of `mailbox`, empty so far. The calling thread is moved to where the
+    /// specification wants everything that is no virtual processor.
+    ///
+    /// # Errors
+    /// [`LaunchFailure`]; the process is of no use then.
+    pub fn launch(
+        spec: Box<LaunchSpec>,
+        given: Vec<OwnedFd>,
+        mailbox: &Mailbox,
+        messages: &Receiver<(u32, Message)>,
+    ) -> Result<Self, LaunchFailure> {
+        spec.validate()?;
+        let given = Descriptors::sort(&spec, given)?;
+        let anywhere = affinity::current().map_err(system("the process's CPU affinity"))?;
+        if !spec.io.is_empty() {
+            affinity::set(&spec.io)
+                .map_err(|source| LaunchFailure::Affinity { who: "the partition's main thread".to_owned(), source })?;
+        }
+        kick::install().map_err(|error| LaunchFailure::System { what: "the kick's handler", source: error.into() })?;
+        let record_file = vm::duplicate(&given.record).map_err(system("a descriptor"))?;
+        let record = Arc::new(Record::map(given.record.into()).map_err(LaunchFailure::Record)?);
+        let memory = Memory::map(&spec.memory, given.memory)?;
+        let vm = Vm::new(given.kvm, &memory)?;
+        let devices = devices(&vm, &record, given.doorbell, mailbox)?;
+        let interrupts: Vec<EventFd> = given.interrupts.into_iter().map(vm::eventfd).collect();
+        for (source, eventfd) in spec.interrupts.iter().zip(&interrupts) {
+            vm.wire(eventfd, source.gsi)?;
+        }
+        let entry = load(&spec, given.kernel.as_ref(), given.initrd.as_ref(), &memory)?;
+        let count = spec.processors.len() as u32;
+        let mut kit = Kit::new(&vm, count)?;
+        let mut processors = Vec::with_capacity(spec.processors.len());
+        for (id, processor) in (0..count).zip(&spec.processors) {
+            let fd = kit.build(&vm, id, (id == 0).then_some(&entry))?;
+            let parts = Parts {
+                id,
+                fd,
+                mapped: vm.fd.run_size(),
+                affinity: or(&processor.affinity, &anywhere),
+                devices: Arc::clone(&devices),
+                record: Arc::clone(&record),
+                mailbox: mailbox.clone(),
+            };
+            processors.push(Handle::spawn(parts).map_err(system("a virtual processor's thread"))?);
+        }
+        for _ in &processors {
+            // A thread that could not say so would have ended the process.
+            let Ok((id, Message::Prepared(placed))) = messages.recv() else { break };
+            let who = || format!("virtual processor {id}");
+            placed.map_err(|source| LaunchFailure::Affinity { who: who(), source })?;
+        }
+        Ok(Self { spec, record, devices, processors, record_file, memory, _interrupts: interrupts, _vm: vm })
+    }
+
+    /// What a manager that takes over is given: record, doorbell, memory in order, virtual processors in
+    /// order.
+    #[must_use]
+    pub fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
+        let mut all = vec![self.record_file.as_fd(), self.devices.console.doorbell().as_fd()];
+        all.extend(self.memory.descriptors());
+        all.extend(self.processor_descriptors());
+        all
+    }
+
+    /// The virtual processors' descriptors, in order.
+    #[must_use]
+    pub fn processor_descriptors(&self) -> Vec<BorrowedFd<'_>> {
+        self.processors.iter().map(|processor| processor.descriptor().as_fd()).collect()
+    }
+}
+
+fn or(affinity: &CpuSet, anywhere: &CpuSet) -> CpuSet {
+    if affinity.is_empty() { anywhere.clone() } else { affinity.clone() }
+}
+
+fn devices(vm: &Vm, record: &Arc<Record>, doorbell: OwnedFd, mailbox: &Mailbox) -> Result<Arc<Devices>, LaunchFailure> {
+    let interrupt = EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC).map_err(system("the console's interrupt"))?;
+    vm.wire(&interrupt, SERIAL_GSI)?;
+    let console = Arc::new(Console::new(Arc::clone(record), doorbell, interrupt));
+    let channel = Arc::new(Channel::new(mailbox.wake.try_clone().map_err(system("a descriptor"))?));
+    Ok(Arc::new(Devices::new(console, channel, vm.line(SCI_GSI))?))
+}
+
+fn load(
+    spec: &LaunchSpec,
+    kernel: Option<&File>,
+    initrd: Option<&File>,
+    memory: &Memory,
+) -> Result<boot::Entry, LaunchFailure> {
+    let (BootSpec::Diagnostics { cmdline } | BootSpec::Kernel { cmdline, .. }) = &spec.boot;
+    let kernel = match kernel {
+        Some(file) => Source::file("kernel", file)?,
+        None => Source::bytes("built-in payload", diagnostics::IMAGE),
+    };
+    let initrd = initrd.map(|file| Source::file("initial RAM disk", file)).transpose()?;
+    // The specification was validated: at most 64.
+    let processors = u8::try_from(spec.processors.len()).unwrap_or(u8::MAX);
+    Ok(boot::load(&Boot { kernel, initrd, cmdline, processors }, memory)?)
+}

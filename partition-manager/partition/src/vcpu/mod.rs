@@ -1,0 +1,315 @@
+//! Virtual processors: a thread each, behind a handle.
+//!
+//! A virtual processor is paused, running or finished. It starts paused; commands move it on. Whatever
+//! happens to it, its thread says exactly one [`Message::Finished`], with its registers.
+
+pub mod affinity;
+pub mod exit;
+pub mod kick;
+
+use crate::devices::Devices;
+use crate::record::Record;
+use crate::vm;
+use affinity::AffinityError;
+use crossbeam_channel::{Receiver, Sender, bounded};
+use exit::Exit;
+use frame::cpuset::CpuSet;
+use frame::record::{Cause, ExitReason, Registers};
+use kick::Kickable;
+use kvm_ioctls::VcpuFd;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use vmm_sys_util::eventfd::EventFd;
+
+/// Stack of a virtual processor's thread, bytes.
+const STACK: usize = 256 << 10;
+/// Commands that can wait. Non-maskable interrupts are not queued beyond [`INTERRUPTS`], so that there is
+/// always room for the others.
+const COMMANDS: usize = 8;
+/// Non-maskable interrupts that can wait; a processor keeps no more apart (one served, one pending).
+const INTERRUPTS: usize = 2;
+
+/// What a virtual processor is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Command {
+    Run,
+    Nmi,
+    Stop,
+}
+
+/// What a virtual processor says.
+#[derive(Debug)]
+pub enum Message {
+    /// Its thread is where it should be and waits, or cannot be there.
+    Prepared(Result<(), AffinityError>),
+    /// It is about to enter the guest for the first time.
+    Entered,
+    /// It will not run any more.
+    Finished(End),
+}
+
+/// How a virtual processor came to its end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct End {
+    /// Why; absent when it was told to stop.
+    pub cause: Option<Cause>,
+    /// Its registers.
+    pub registers: Registers,
+}
+
+/// Where messages go: the queue, and the eventfd that says that it is not empty.
+#[derive(Clone, Debug)]
+pub struct Mailbox {
+    /// The queue: number of the virtual processor and message.
+    pub queue: Sender<(u32, Message)>,
+    /// The eventfd.
+    pub wake: Arc<EventFd>,
+}
+
+impl Mailbox {
+    fn say(&self, id: u32, message: Message) {
+        // A queue without a reader means that the process ends; a full eventfd wakes just as well.
+        let _ = self.queue.send((id, message));
+        let _ = self.wake.write(1);
+    }
+}
+
+/// What a virtual processor's thread works with.
+#[derive(Debug)]
+pub struct Parts {
+    /// Its number.
+    pub id: u32,
+    /// The virtual processor, set up.
+    pub fd: VcpuFd,
+    /// Bytes of its `kvm_run` mapping.
+    pub mapped: usize,
+    /// Where its thread runs.
+    pub affinity: CpuSet,
+    /// The devices.
+    pub devices: Arc<Devices>,
+    /// The shared record.
+    pub record: Arc<Record>,
+    /// Where messages go.
+    pub mailbox: Mailbox,
+}
+
+/// A virtual processor, from outside.
+#[derive(Debug)]
+pub struct Handle {
+    thread: JoinHandle<()>,
+    commands: Sender<Command>,
+    descriptor: OwnedFd,
+}
+
+impl Handle {
+    /// Starts a virtual processor's thread, paused. It says [`Message::Prepared`].
+    ///
+    /// # Errors
+    /// When there can be no more threads or descriptors.
+    pub fn spawn(parts: Parts) -> io::Result<Self> {
+        let descriptor = vm::duplicate(&parts.fd)?;
+        let (commands, inbox) = bounded(COMMANDS);
+        let name = format!("vcpu{}", parts.id);
+        let thread = std::thread::Builder::new().name(name).stack_size(STACK).spawn(move || body(parts, &inbox))?;
+        Ok(Self { thread, commands, descriptor })
+    }
+
+    /// Its descriptor, for others to map.
+    #[must_use]
+    pub fn descriptor(&self) -> &OwnedFd {
+        &self.descriptor
+    }
+
+    /// Enters the guest.
+    pub fn run(&self) {
+        let _ = self.commands.try_send(Command::Run);
+    }
+
+    /// Raises a non-maskable interrupt.
+    pub fn nmi(&self) {
+        if self.commands.len() < INTERRUPTS {
+            let _ = self.commands.try_send(Command::Nmi);
+            self.kick();
+        }
+    }
+
+    /// Leaves the guest for good.
+    pub fn stop(&self) {
+        let _ = self.commands.try_send(Command::Stop);
+        self.kick();
+    }
+
+    /// Gets the thread out of the guest to look at its commands.
+    pub fn kick(&self) {
+        kick::kick(&self.thread);
+    }
+
+    /// Whether a command was not taken yet: then a kick may be repeated.
+    #[must_use]
+    pub fn is_behind(&self) -> bool {
+        !self.commands.is_empty()
+    }
+}
+
+/// The thread: every path through [`live`] gives one end, and it is said once.
+fn body(parts: Parts, inbox: &Receiver<Command>) {
+    let (id, mailbox) = (parts.id, parts.mailbox.clone());
+    let end = live(parts, inbox);
+    mailbox.say(id, Message::Finished(end));
+}
+
+fn live(parts: Parts, inbox: &Receiver<Command>) -> End {
+    let Parts { id, fd, mapped, affinity, devices, record, mailbox } = parts;
+    let placed = affinity::set(&affinity);
+    let mut guest = Guest { id, kickable: Kickable::new(fd), mapped, devices, record, inbox };
+    mailbox.say(id, Message::Prepared(placed));
+    let cause = if guest.wait() {
+        mailbox.say(id, Message::Entered);
+        guest.run()
+    } else {
+        None
+    };
+    End { cause, registers: guest.registers() }
+}
+
+struct Guest<'thread> {
+    id: u32,
+    kickable: Kickable,
+    mapped: usize,
+    devices: Arc<Devices>,
+    record: Arc<Record>,
+    inbox: &'thread Receiver<Command>,
+}
+
+impl Guest<'_> {
+    /// Paused: waits for a command; `true` when it is to run.
+    fn wait(&self) -> bool {
+        loop {
+            match self.inbox.recv() {
+                Ok(Command::Run) => return true,
+                Ok(Command::Nmi) => self.nmi(),
+                // Without a handle there is nobody to run for.
+                Ok(Command::Stop) | Err(_) => return false,
+            }
+        }
+    }
+
+    fn nmi(&self) {
+        // It fails only where there is no local APIC.
+        let _ = self.kickable.fd.nmi();
+    }
+
+    /// Running: until there is a cause to end, or a command.
+    fn run(&mut self) -> Option<Cause> {
+        loop {
+            match self.kickable.fd.run().map(drop) {
+                Ok(()) => match self.handle() {
+                    Ok(()) => {}
+                    Err(cause) => return Some(cause),
+                },
+                Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => {
+                    self.count(ExitReason::Interrupted);
+                    // Cleared before the commands are looked at, or a kick between would be lost.
+                    self.kickable.fd.set_kvm_immediate_exit(0);
+                    if !self.obey() {
+                        return None;
+                    }
+                }
+                Err(error) => {
+                    self.count(ExitReason::Other);
+                    return Some(Cause::RunFailed { errno: error.errno() });
+                }
+            }
+        }
+    }
+
+    fn count(&self, reason: ExitReason) {
+        self.record.count(self.id as usize, reason);
+    }
+
+    /// Does what is asked; `false` when it is to stop.
+    fn obey(&self) -> bool {
+        for command in self.inbox.try_iter() {
+            match command {
+                Command::Run => {}
+                Command::Nmi => self.nmi(),
+                Command::Stop => return false,
+            }
+        }
+        true
+    }
+
+    /// Handles one exit.
+    fn handle(&mut self) -> Result<(), Cause> {
+        let run = &raw mut *self.kickable.fd.get_kvm_run();
+        // SAFETY: the mapping is the virtual processor's, of the size that KVM gave, and this thread's alone
+        // but for `immediate_exit`, which no exit refers to.
+        let exit = unsafe { Exit::read(run, self.mapped) };
+        self.record.count(self.id as usize, exit.reason());
+        let cause = match exit {
+            Exit::PortRead { port, size, data } => {
+                self.devices.ports.read(port.into(), size, data);
+                None
+            }
+            Exit::PortWrite { port, size, data } => self.devices.ports.write(port.into(), size, data),
+            Exit::MmioRead { address, data } => {
+                self.devices.mmio.read(address, data.len(), data);
+                None
+            }
+            Exit::MmioWrite { address, data } => self.devices.mmio.write(address, data.len(), data),
+            Exit::Again(_) => None,
+            Exit::End(_, cause) => return Err(cause),
+        };
+        match cause {
+            None => Ok(()),
+            Some(cause) => {
+                self.complete();
+                Err(cause)
+            }
+        }
+    }
+
+    /// Lets KVM finish the instruction that made a device end the partition, without entering the guest, so
+    /// that the registers are those after it.
+    fn complete(&mut self) {
+        self.kickable.fd.set_kvm_immediate_exit(1);
+        let _ = self.kickable.fd.run();
+    }
+
+    /// The registers; zeros where KVM does not give them.
+    fn registers(&self) -> Registers {
+        let regs = self.kickable.fd.get_regs().unwrap_or_default();
+        let sregs = self.kickable.fd.get_sregs().unwrap_or_default();
+        Registers {
+            rax: regs.rax,
+            rbx: regs.rbx,
+            rcx: regs.rcx,
+            rdx: regs.rdx,
+            rsi: regs.rsi,
+            rdi: regs.rdi,
+            rsp: regs.rsp,
+            rbp: regs.rbp,
+            r8: regs.r8,
+            r9: regs.r9,
+            r10: regs.r10,
+            r11: regs.r11,
+            r12: regs.r12,
+            r13: regs.r13,
+            r14: regs.r14,
+            r15: regs.r15,
+            rip: regs.rip,
+            rflags: regs.rflags,
+            cr0: sregs.cr0,
+            cr2: sregs.cr2,
+            cr3: sregs.cr3,
+            cr4: sregs.cr4,
+            efer: sregs.efer,
+            cs: sregs.cs.selector.into(),
+            ss: sregs.ss.selector.into(),
+            gdt: sregs.gdt.base,
+            idt: sregs.idt.base,
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! The virtual machine: what KVM is asked for, and in which order.
+//!
+//! Memory slots come before the interrupt controller: on some hosts every slot set after it costs
+//! milliseconds. There is no 8254 timer: its kernel thread would run outside of the partition. The 8259 that
+//! comes with the I/O APIC has no routes, so it raises nothing.
+
+pub mod cpuid;
+pub mod processor;
+
+use crate::devices::pm::Line;
+use crate::memory::Memory;
+use frame::platform::{IDENTITY_MAP_ADDRESS, TSS_ADDRESS};
+use kvm_bindings::{
+    KVM_API_VERSION, KVM_CAP_X2APIC_API, KVM_IRQ_ROUTING_IRQCHIP, KVM_IRQCHIP_IOAPIC,
+    KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK, KVM_X2APIC_API_USE_32BIT_IDS, KvmIrqRouting, kvm_enable_cap,
+    kvm_irq_routing_entry, kvm_irq_routing_irqchip, kvm_userspace_memory_region,
+};
+use kvm_ioctls::{Cap, Kvm, VmFd};
+use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
+use std::sync::Arc;
+use vm_memory::{GuestAddress, GuestMemoryBackend};
+use vmm_sys_util::errno;
+use vmm_sys_util::eventfd::EventFd;
+
+/// Pins of the I/O APIC, which are the global system interrupts 0..24.
+pub const PINS: u32 = 24;
+
+/// Why KVM could not make what was asked for.
+#[derive(Debug, thiserror::Error)]
+pub enum VmError {
+    /// The descriptor is not KVM's.
+    #[error("the descriptor for /dev/kvm answers API version {0}, it must be {KVM_API_VERSION}: it is no /dev/kvm")]
+    NotKvm(i32),
+    /// An ioctl failed.
+    #[error("{what} failed")]
+    Call {
+        /// Which, and for what.
+        what: String,
+        /// The error.
+        #[source]
+        source: errno::Error,
+    },
+    /// A table does not fit what KVM takes.
+    #[error("{0} does not fit into the table that KVM takes")]
+    Table(&'static str),
+    /// Guest memory that is not mapped: a fault of this program.
+    #[error("guest memory at {0:#x} is not mapped")]
+    Memory(u64),
+}
+
+/// For `map_err`: the call that failed.
+pub(crate) fn call(what: impl Into<String>) -> impl FnOnce(errno::Error) -> VmError {
+    move |source| VmError::Call { what: what.into(), source }
+}
+
+/// A virtual machine without virtual processors.
+#[derive(Debug)]
+pub struct Vm {
+    /// KVM.
+    pub kvm: Kvm,
+    /// The virtual machine.
+    pub fd: Arc<VmFd>,
+}
+
+impl Vm {
+    /// Makes a virtual machine with `memory`, interrupt controllers and routing.
+    ///
+    /// # Errors
+    /// [`VmError`] with the call that failed.
+    pub fn new(kvm: OwnedFd, memory: &Memory) -> Result<Self, VmError> {
+        // SAFETY: the descriptor is owned and given away here; whether it is KVM's is asked next.
+        let kvm = unsafe { Kvm::from_raw_fd(kvm.into_raw_fd()) };
+        let version = kvm.get_api_version();
+        if version != KVM_API_VERSION as i32 {
+            return Err(VmError::NotKvm(version));
+        }
+        let fd = kvm.create_vm().map_err(call("KVM_CREATE_VM"))?;
+        set_slots(&fd, memory)?;
+        if kvm.check_extension(Cap::SetTssAddr) {
+            fd.set_tss_address(TSS_ADDRESS as usize).map_err(call("KVM_SET_TSS_ADDR"))?;
+        }
+        if kvm.check_extension(Cap::SetIdentityMapAddr) {
+            fd.set_identity_map_address(IDENTITY_MAP_ADDRESS).map_err(call("KVM_SET_IDENTITY_MAP_ADDR"))?;
+        }
+        fd.create_irq_chip().map_err(call("KVM_CREATE_IRQCHIP"))?;
+        fd.set_gsi_routing(&routing()?).map_err(call("KVM_SET_GSI_ROUTING"))?;
+        let mut wide = kvm_enable_cap { cap: KVM_CAP_X2APIC_API, ..Default::default() };
+        let flags = KVM_X2APIC_API_USE_32BIT_IDS | KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK;
+        if let Some(argument) = wide.args.first_mut() {
+            *argument = flags.into();
+        }
+        if kvm.check_extension_raw(KVM_CAP_X2APIC_API.into()) & flags as i32 == flags as i32 {
+            fd.enable_cap(&wide).map_err(call("KVM_ENABLE_CAP of KVM_CAP_X2APIC_API"))?;
+        }
+        Ok(Self { kvm, fd: Arc::new(fd) })
+    }
+
+    /// Makes writes to `source`, an eventfd, raise the I/O APIC's pin `gsi` for an instant.
+    ///
+    /// # Errors
+    /// [`VmError::Call`], also when `source` is no eventfd.
+    pub fn wire(&self, source: &EventFd, gsi: u32) -> Result<(), VmError> {
+        self.fd.register_irqfd(source, gsi).map_err(call(format!("KVM_IRQFD for interrupt {gsi}")))
+    }
+
+    /// A line that holds the I/O APIC's pin `gsi`.
+    #[must_use]
+    pub fn line(&self, gsi: u32) -> Box<dyn Line> {
+        Box::new(Pin { fd: Arc::clone(&self.fd), gsi })
+    }
+}
+
+#[derive(Debug)]
+struct Pin {
+    fd: Arc<VmFd>,
+    gsi: u32,
+}
+
+impl Line for Pin {
+    fn set(&self, high: bool) {
+        // It fails only for a pin that does not exist or without an interrupt controller.
+        let _ = self.fd.set_irq_line(self.gsi, high);
+    }
+}
+
+fn set_slots(fd: &VmFd, memory: &Memory) -> Result<(), VmError> {
+    for (number, slot) in (0..).zip(&memory.slots) {
+        let address =
+            memory.guest.get_host_address(GuestAddress(slot.start)).map_err(|_| VmError::Memory(slot.start))?;
+        let region = kvm_userspace_memory_region {
+            slot: number,
+            guest_phys_addr: slot.start,
+            memory_size: slot.bytes,
+            userspace_addr: address as u64,
+            flags: 0,
+        };
+        // SAFETY: the mapping is that of this slot, as long as it, and stays while the process lives.
+        unsafe { fd.set_user_memory_region(region) }
+            .map_err(call(format!("KVM_SET_USER_MEMORY_REGION of {} bytes at {:#x}", slot.bytes, slot.start)))?;
+    }
+    Ok(())
+}
+
+/// Every global system interrupt goes to the I/O APIC's pin of that number, none to the 8259.
+fn routing() -> Result<KvmIrqRouting, VmError> {
+    let entries: Vec<kvm_irq_routing_entry> = (0..PINS)
+        .map(|pin| {
+            let mut entry = kvm_irq_routing_entry { gsi: pin, type_: KVM_IRQ_ROUTING_IRQCHIP, ..Default::default() };
+            entry.u.irqchip = kvm_irq_routing_irqchip { irqchip: KVM_IRQCHIP_IOAPIC, pin };
+            entry
+        })
+        .collect();
+    KvmIrqRouting::from_entries(&entries).map_err(|_| VmError::Table("the interrupt routing"))
+}
+
+/// An eventfd, from a descriptor that the manager gave.
+#[must_use]
+pub fn eventfd(descriptor: OwnedFd) -> EventFd {
+    // SAFETY: the descriptor is owned and given away here; KVM itself checks that it is an eventfd.
+    unsafe { EventFd::from_raw_fd(descriptor.into_raw_fd()) }
+}
+
+/// Another descriptor of the same open file.
+///
+/// # Errors
+/// When there are too many.
+pub fn duplicate(of: &impl AsRawFd) -> std::io::Result<OwnedFd> {
+    // SAFETY: `of` keeps its descriptor open during the call.
+    let borrowed = unsafe { std::os::fd::BorrowedFd::borrow_raw(of.as_raw_fd()) };
+    borrowed.try_clone_to_owned()
+}
