@@ -22,7 +22,7 @@ static SOFT_OFF: AtomicU16 = AtomicU16::new(platform::SLEEP_TYPE_S5);
 pub struct Tables {
     processors: [u32; MAX_PROCESSORS],
     count: usize,
-    /// Address of the I/O APIC's registers.
+    /// Address of the registers of the I/O APIC with interrupt 0.
     pub ioapic: u64,
     /// PM1 event port, 0 where the machine has none.
     pub event_port: u16,
@@ -79,7 +79,7 @@ impl Tables {
         while at + 2 <= end {
             match byte(at) {
                 0 => self.add_processor(u32::from(byte(at + 3)), word(at + 4)),
-                1 => self.ioapic = u64::from(word(at + 4)),
+                1 if word(at + 8) == 0 => self.ioapic = u64::from(word(at + 4)),
                 9 => self.add_processor(word(at + 4), word(at + 8)),
                 _ => {}
             }

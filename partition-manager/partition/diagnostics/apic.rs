@@ -70,8 +70,7 @@ fn current_count() -> u32 {
 pub fn enable() {
     let mut base = [Operation::read(BASE_MSR)];
     ring0::operate(&mut base);
-    let mode = if deadline_mode() { DEADLINE_MODE } else { 0 };
-    let timer = mode | u32::from(TIMER_VECTOR);
+    let timer = timer_entry();
     let spurious = 0x100 | u32::from(SPURIOUS_VECTOR);
     if ring0::x2apic() {
         ring0::operate(&mut [
@@ -90,20 +89,28 @@ pub fn enable() {
     }
 }
 
-/// Measures the timer against the time stamp counter, for processors without the deadline mode.
-pub fn calibrate_timer() {
-    if deadline_mode() {
-        return;
-    }
+/// Counts of the timer and cycles in the same short time.
+pub fn timer_against_cycles() -> (u64, u64) {
     write(TIMER, MASKED | u32::from(TIMER_VECTOR));
     write(INITIAL_COUNT, u32::MAX);
     let (start, first) = (ring0::tsc(), current_count());
     clock::within(2, || false);
     let (last, end) = (current_count(), ring0::tsc());
     write(INITIAL_COUNT, 0);
-    write(TIMER, u32::from(TIMER_VECTOR));
-    let cycles = end.wrapping_sub(start).max(1);
-    COUNTS.store((u64::from(first.wrapping_sub(last)) << 32) / cycles, Relaxed);
+    write(TIMER, timer_entry());
+    (u64::from(first.wrapping_sub(last)), end.wrapping_sub(start).max(1))
+}
+
+/// Measures the timer against the time stamp counter, if it has no deadline mode.
+pub fn calibrate_timer() {
+    if !deadline_mode() {
+        let (counts, cycles) = timer_against_cycles();
+        COUNTS.store((counts << 32) / cycles, Relaxed);
+    }
+}
+
+fn timer_entry() -> u32 {
+    u32::from(TIMER_VECTOR) | if deadline_mode() { DEADLINE_MODE } else { 0 }
 }
 
 /// Starts the beats of the processor whose record this is, which is the one that calls.

@@ -2,6 +2,7 @@
 
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
+use crate::apic;
 use crate::ring0::{self, Operation};
 
 /// MSR_KVM_SYSTEM_TIME_NEW and its enabling bit (kernel: Documentation/virt/kvm/x86/msr.rst).
@@ -58,14 +59,24 @@ pub fn within(milliseconds: u64, mut done: impl FnMut() -> bool) -> bool {
     }
 }
 
-/// Finds the frequency out and says from where: KVM's clock, the 8254, or assumed.
+/// Finds the frequency out and says from where: KVM's clock, the 8254, or the local APIC's timer, which must
+/// be on.
 pub fn calibrate() -> &'static str {
-    let (kilohertz, source) = match (from_kvm(), ()) {
-        (Some(value), ()) => (value, "kvm"),
-        (None, ()) => from_pit().map_or((1_000_000, "assumed"), |value| (value, "pit")),
+    let (kilohertz, source) = if let Some(value) = from_kvm() {
+        (value, "kvm")
+    } else if let Some(value) = from_pit() {
+        (value, "pit")
+    } else {
+        (from_apic(), "apic")
     };
     KILOHERTZ.store(kilohertz.max(1000), Relaxed);
     source
+}
+
+/// Counts cycles against the local APIC's timer: 1 GHz by default in KVM, and in QEMU always.
+fn from_apic() -> u64 {
+    let (counts, cycles) = apic::timer_against_cycles();
+    cycles * 1_000_000 / counts.max(1)
 }
 
 fn from_kvm() -> Option<u64> {

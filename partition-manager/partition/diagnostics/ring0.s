@@ -88,7 +88,7 @@ trampoline:
     .long ap_32
     .word GDT_CODE32
     .org 0x1840
-    .word 0x1f
+    .word gdt_end - gdt - 1
     .long gdt
 trampoline_end:
 .code64

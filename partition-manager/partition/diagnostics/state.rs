@@ -61,10 +61,10 @@ impl State {
     /// Sets up clock, interrupts, beats, the other processors and the channel, and says so.
     pub fn prepare(&mut self) {
         let own = apic::detect();
+        apic::enable();
         self.clock = clock::calibrate();
         probe::publish(clock::kilohertz());
         processors::prepare_boot();
-        apic::enable();
         apic::calibrate_timer();
         self.enable_button();
         apic::enable_pins(self.tables.ioapic, own, self.tables.event_port != 0);
