@@ -1,11 +1,12 @@
 //! A command with a deadline, after which nothing of what it started is left.
 
-use std::os::fd::AsFd;
-use std::process::{Child, Command, ExitStatus};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Command, ExitStatus};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
-use rustix::process::{Pid, PidfdFlags, Signal};
+use rustix::process::{Pid, Signal, WaitOptions};
 
 /// How a bounded command ended, and what it had left behind.
 #[derive(Debug)]
@@ -24,12 +25,9 @@ pub struct Ended {
 /// The operating system's reason why the command could not be started or watched.
 pub fn run(command: &mut Command, deadline: Duration) -> std::io::Result<Ended> {
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
-    let (interrupted, interrupt) = std::os::unix::net::UnixStream::pair()?;
-    for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
-        signal_hook::low_level::pipe::register(signal, interrupt.try_clone()?)?;
-    }
+    let signals = Signals::register()?;
     let mut child = command.spawn()?;
-    let status = wait(&mut child, interrupted.as_fd(), Instant::now() + deadline);
+    let status = wait(child.id(), &signals, Instant::now() + deadline);
     // Whatever happened, nothing stays.
     let mut left = Vec::new();
     if !matches!(status, Ok(Some(_))) {
@@ -46,7 +44,7 @@ pub fn run(command: &mut Command, deadline: Duration) -> std::io::Result<Ended> 
             if let Some(pid) = Pid::from_raw(pid) {
                 // It may just have ended by itself.
                 let _ = rustix::process::kill_process(pid, Signal::KILL);
-                let ended = rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::empty());
+                let ended = rustix::process::waitpid(Some(pid), WaitOptions::empty());
                 if let Ok(Some((_, status))) = ended
                     && status.terminating_signal() == Some(libc::SIGKILL)
                 {
@@ -58,25 +56,57 @@ pub fn run(command: &mut Command, deadline: Duration) -> std::io::Result<Ended> 
     Ok(Ended { status: status?, left })
 }
 
-/// The command's status; `None` at the deadline or when asked to end.
-fn wait(
-    child: &mut Child,
-    interrupted: std::os::fd::BorrowedFd<'_>,
-    until: Instant,
-) -> std::io::Result<Option<ExitStatus>> {
-    let Some(pid) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) else { return child.wait().map(Some) };
-    let ended = rustix::process::pidfd_open(pid, PidfdFlags::empty())?;
+/// The command's status; `None` at the deadline or when asked to end. Orphans that end meanwhile are reaped, so
+/// that nobody who looks for them in `/proc` finds them still.
+fn wait(child: u32, signals: &Signals, until: Instant) -> std::io::Result<Option<ExitStatus>> {
     loop {
+        if let Some(status) = reap(child)? {
+            return Ok(Some(status));
+        }
         let left = until.saturating_duration_since(Instant::now());
         let timeout = Timespec::try_from(left).map_err(|_| std::io::ErrorKind::InvalidInput)?;
-        let mut ready = [PollFd::new(&ended, PollFlags::IN), PollFd::new(&interrupted, PollFlags::IN)];
+        let mut ready = [PollFd::new(&signals.end, PollFlags::IN), PollFd::new(&signals.child, PollFlags::IN)];
         match rustix::event::poll(&mut ready, Some(&timeout)) {
             Ok(0) => return Ok(None),
-            Ok(_) if !ready[0].revents().is_empty() => return child.wait().map(Some),
-            Ok(_) => return Ok(None),
+            Ok(_) if !ready[0].revents().is_empty() => return Ok(None),
+            Ok(_) => {
+                // Before looking for the ended, so that one that ends after the look wakes the next poll.
+                let mut drained = [0; 64];
+                rustix::io::read(&signals.child, &mut drained)?;
+            }
             Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }
+    }
+}
+
+/// Reaps all children that have ended, and gives the status of `main` if it is among them.
+fn reap(main: u32) -> std::io::Result<Option<ExitStatus>> {
+    while let Some((pid, status)) = rustix::process::wait(WaitOptions::NOHANG)? {
+        if u32::try_from(pid.as_raw_nonzero().get()) == Ok(main) {
+            return Ok(Some(ExitStatus::from_raw(status.as_raw())));
+        }
+    }
+    Ok(None)
+}
+
+/// The signals that matter here, each as something to poll.
+struct Signals {
+    /// SIGINT, SIGTERM, SIGHUP: readable for good once one has come.
+    end: UnixStream,
+    /// SIGCHLD.
+    child: UnixStream,
+}
+
+impl Signals {
+    fn register() -> std::io::Result<Self> {
+        let (end, ask) = UnixStream::pair()?;
+        for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
+            signal_hook::low_level::pipe::register(signal, ask.try_clone()?)?;
+        }
+        let (child, ended) = UnixStream::pair()?;
+        signal_hook::low_level::pipe::register(libc::SIGCHLD, ended)?;
+        Ok(Self { end, child })
     }
 }
 

@@ -48,3 +48,14 @@ fn when_asked_to_end_everything_is_killed() -> Result<()> {
     assert!(!alive(pid));
     Ok(())
 }
+
+#[test]
+fn an_orphan_that_ends_is_gone_at_once() -> Result<()> {
+    // The script ends only when the orphan that it killed has left /proc: a zombie would stay there.
+    let script =
+        "pid=$(setsid sleep 1000 >/dev/null & echo $!); echo $pid; kill -9 $pid; while [ -e /proc/$pid ]; do :; done";
+    let (mut bounded, pid) = start("60", script)?;
+    assert_eq!(bounded.wait()?.code(), Some(0));
+    assert!(!alive(pid));
+    Ok(())
+}
