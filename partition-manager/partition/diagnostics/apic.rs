@@ -168,7 +168,7 @@ pub fn enable_pins(base: u64, identifier: u32, sci: bool) {
         if identifier != 0 {
             write(0x11 + 2 * pin, identifier << 24);
         }
-        write(0x10 + 2 * pin, u32::from(PROBE_PIN_VECTOR) + pin | u32::from(level) << 15);
+        write(0x10 + 2 * pin, (u32::from(PROBE_PIN_VECTOR) + pin) | (u32::from(level) << 15));
     }
 }
 

@@ -184,11 +184,9 @@ impl Input {
                     write(b"\r\n");
                     return Received::Line;
                 }
-                0x08 | 0x7f => {
-                    if self.length > 0 {
-                        self.length -= 1;
-                        write(b"\x08 \x08");
-                    }
+                0x08 | 0x7f if self.length > 0 => {
+                    self.length -= 1;
+                    write(b"\x08 \x08");
                 }
                 b' '..=b'~' => {
                     if let Some(to) = self.bytes.get_mut(self.length) {

@@ -79,11 +79,12 @@ unsafe extern "C" fn memmove(to: *mut u8, from: *const u8, length: usize) -> *mu
         // SAFETY: the caller's promise; going up, no byte is overwritten before it is read.
         return unsafe { memcpy(to, from, length) };
     }
+    let (last_to, last_from) = (to.wrapping_add(length).wrapping_sub(1), from.wrapping_add(length).wrapping_sub(1));
     // SAFETY: the caller's promise; going down, no byte is overwritten before it is read. `length` is not 0
     // here, and the direction flag is put back.
     unsafe {
-        core::arch::asm!("std", "rep movsb", "cld", inout("rcx") length => _,
-            inout("rdi") to.add(length - 1) => _, inout("rsi") from.add(length - 1) => _, options(nostack));
+        core::arch::asm!("std", "rep movsb", "cld", inout("rcx") length => _, inout("rdi") last_to => _,
+            inout("rsi") last_from => _, options(nostack));
     }
     to
 }
@@ -110,7 +111,9 @@ unsafe extern "C" fn memset(to: *mut u8, value: i32, length: usize) -> *mut u8 {
 unsafe extern "C" fn memcmp(left: *const u8, right: *const u8, length: usize) -> i32 {
     for offset in 0..length {
         // SAFETY: the caller's promise.
-        let (a, b) = unsafe { (left.add(offset).read(), right.add(offset).read()) };
+        let a = unsafe { left.wrapping_add(offset).read() };
+        // SAFETY: the caller's promise.
+        let b = unsafe { right.wrapping_add(offset).read() };
         if a != b {
             return i32::from(a) - i32::from(b);
         }
