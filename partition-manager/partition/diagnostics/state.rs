@@ -34,7 +34,6 @@ pub struct State {
     input: Input,
     serial_seen: u64,
     beats_seen: u64,
-    request_seen: u8,
 }
 
 impl State {
@@ -54,7 +53,6 @@ impl State {
             input: Input::new(),
             serial_seen: u64::MAX,
             beats_seen: 0,
-            request_seen: platform::CHANNEL_NOTHING,
         }
     }
 
@@ -142,9 +140,9 @@ impl State {
         }
     }
 
-    fn read_request(&mut self) {
-        let request = ring0::in8(platform::CHANNEL_PORT + platform::CHANNEL_REQUEST);
-        if core::mem::replace(&mut self.request_seen, request) == request || request != platform::CHANNEL_SHUTDOWN {
+    fn read_request(&self) {
+        // An answer takes the request away, so each is seen once.
+        if ring0::in8(platform::CHANNEL_PORT + platform::CHANNEL_REQUEST) != platform::CHANNEL_SHUTDOWN {
             return;
         }
         if self.denying {
