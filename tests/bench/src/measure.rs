@@ -62,14 +62,9 @@ pub fn start(subjects: &Subjects, rounds: usize) -> Result<Figure> {
 pub fn exit(subjects: &Subjects, rounds: usize) -> Result<Figure> {
     let samples = in_turn(rounds, subjects, &setup("run=exits:5000"), |run, samples| {
         let mut run = run()?;
-        let said = run.until("p99")?;
-        let said =
-            if said.trim_end().contains('\n') && said.ends_with('\n') { said } else { said + &run.until("\n")? };
-        let field = |name: &str| -> Result<f64> {
-            let word = said.split_whitespace().find_map(|word| word.strip_prefix(name)?.strip_prefix('='));
-            word.with_context(|| format!("no {name} in {said:?}"))?.parse().context("a number")
-        };
-        samples.push(field("p50")?);
+        let said = run.until("tsc_khz=")?;
+        let word = said.split_whitespace().find_map(|word| word.strip_prefix("p50="));
+        samples.push(word.with_context(|| format!("no p50 in {said:?}"))?.parse().context("no number")?);
         Ok(())
     })?;
     Ok(figure("exit round trip (port write)", "cyc", 1.05, &samples))
