@@ -239,6 +239,12 @@ impl Lifecycle {
         self.stage.has_process()
     }
 
+    /// Whether [`Effect::Make`] was given and is not answered.
+    #[must_use]
+    pub fn is_being_made(&self) -> bool {
+        self.stage == Stage::Making
+    }
+
     /// Other deadlines for the shutdowns that begin from now on.
     pub fn set_deadlines(&mut self, deadlines: Shutdown) {
         self.deadlines = deadlines;

@@ -1,2 +1,134 @@
-//! Placeholder.
-fn main() {}
+//! `partition-manager`: owns the partitions of one frame, or reports what the host can do.
+
+use anyhow::{Context, bail};
+use clap::{Parser, Subcommand};
+use frame::declare::Frame;
+use frame::root::Root;
+use manager::driver::{Driver, Outcome, Settings};
+use manager::message::Message;
+use manager::server::Server;
+use manager::spawn::Seat;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Owns the partitions of one frame.
+#[derive(Debug, Parser)]
+#[command(name = "partition-manager", version, about)]
+struct Arguments {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Manage the frame whose description stands in the run directory.
+    Run {
+        /// Directory of what is true while this boot lasts.
+        #[arg(long)]
+        run: PathBuf,
+        /// Directory of what stays.
+        #[arg(long)]
+        state: PathBuf,
+        /// The program that runs a partition; the one beside this program when absent.
+        #[arg(long)]
+        partition_binary: Option<PathBuf>,
+    },
+    /// Say what this host is and can do; changes nothing.
+    Probe {
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+fn main() -> ExitCode {
+    let outcome = match Arguments::parse().verb {
+        Verb::Run { run, state, partition_binary } => manage(run, state, partition_binary),
+        Verb::Probe { json } => probe(json),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Nobody reads it if even this fails.
+            let _ = std::io::Write::write_all(&mut std::io::stderr(), format!("error: {error:#}\n").as_bytes());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn manage(run: PathBuf, state: PathBuf, partition_binary: Option<PathBuf>) -> anyhow::Result<()> {
+    let _seat = Seat::take()?;
+    tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).with_target(false).init();
+    let run = run.canonicalize().with_context(|| format!("the run directory {}", run.display()))?;
+    let root = Root { run, state };
+    // One manager at a time: the lock goes with this process, whatever ends it.
+    let directory = std::fs::File::open(&root.run)?;
+    if rustix::fs::flock(&directory, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_err() {
+        bail!("another manager is in control of {}; it must end first", root.run.display());
+    }
+    let path = root.applied_frame();
+    let text =
+        std::fs::read(&path).with_context(|| format!("the frame in force, {}, cannot be read", path.display()))?;
+    let frame: Frame =
+        serde_json::from_slice(&text).with_context(|| format!("the frame in force, {}", path.display()))?;
+    root.check(frame.partitions.iter().map(|partition| &partition.name))?;
+    let binary = match partition_binary {
+        Some(binary) => binary,
+        None => std::env::current_exe().context("this program's own place")?.with_file_name("partition"),
+    };
+    let socket = root.manager_socket();
+    let mut driver = Driver::new(Settings { root, frame, binary })?;
+    signals(driver.sender())?;
+    let mut server = None;
+    let queue = driver.sender();
+    let outcome = driver.run(|| {
+        server = Some(Server::start(&socket, queue.clone())?);
+        Ok(())
+    });
+    if let Some(server) = server.take() {
+        server.end();
+    }
+    match outcome? {
+        Outcome::Down => tracing::info!("the frame is down"),
+        Outcome::Left => tracing::info!("the manager ends; the partitions run on"),
+    }
+    Ok(())
+}
+
+/// SIGTERM ends the manager and leaves the partitions running. What a terminal sends to the whole group is
+/// for whoever supervises the frame, who brings it down in order.
+fn signals(queue: crossbeam_channel::Sender<Message>) -> anyhow::Result<()> {
+    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+    let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT, SIGHUP])?;
+    std::thread::Builder::new().name("signals".into()).spawn(move || {
+        for signal in signals.forever() {
+            if signal == SIGTERM && queue.send(Message::Terminate).is_err() {
+                return;
+            }
+        }
+    })?;
+    Ok(())
+}
+
+fn probe(json: bool) -> anyhow::Result<()> {
+    let report = manager::host::report()?;
+    let mut text = String::new();
+    if json {
+        text = serde_json::to_string_pretty(&report)?;
+        text.push('\n');
+    } else {
+        let memory: u64 = report.inventory.nodes.iter().map(|node| node.memory).sum();
+        text.push_str(&format!("kernel   {}\n", report.kernel));
+        text.push_str(&format!("cpus     {}\n", report.inventory.cpus.len()));
+        text.push_str(&format!("nodes    {}\n", report.inventory.nodes.len()));
+        text.push_str(&format!("memory   {} MiB\n", memory >> 20));
+        let kvm = report.kvm.error.as_deref().unwrap_or("can run partitions");
+        text.push_str(&format!("/dev/kvm {kvm}\n"));
+        text.push_str(&format!("cgroups  {} {}\n", report.cgroup.version, report.cgroup.controllers.join(" ")));
+        for lack in &report.lacks {
+            text.push_str(&format!("lacks: {lack}\n"));
+        }
+    }
+    std::io::Write::write_all(&mut std::io::stdout(), text.as_bytes())?;
+    Ok(())
+}

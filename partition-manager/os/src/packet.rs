@@ -67,6 +67,17 @@ pub fn connect(path: &Path) -> std::io::Result<OwnedFd> {
     Ok(socket)
 }
 
+/// As [`connect`], for a peer that may hang: the socket does not block, and neither does connecting.
+///
+/// # Errors
+/// As [`connect`]; `EAGAIN` when the peer leaves too many connections waiting.
+pub fn connect_now(path: &Path) -> std::io::Result<OwnedFd> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
+    rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
+    Ok(socket)
+}
+
 /// Takes one waiting connection, close-on-exec.
 ///
 /// # Errors
@@ -210,6 +221,17 @@ mod tests {
         assert_eq!(receive::<Report>(&right).unwrap().0.message, Report::Pong);
         drop(left);
         assert!(matches!(receive::<Request>(&right), Err(PacketError::Closed)));
+    }
+
+    #[test]
+    fn a_peer_that_accepts_nothing_is_not_waited_for() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("s");
+        let _listener = listen(&path).unwrap();
+        let outcomes: Vec<_> = (0..50).map(|_| connect_now(&path)).collect();
+        assert!(outcomes[0].is_ok());
+        let last = outcomes.last().unwrap().as_ref().unwrap_err();
+        assert_eq!(last.kind(), std::io::ErrorKind::WouldBlock);
     }
 
     #[test]

@@ -1,0 +1,242 @@
+//! The groups of one frame: made, written, joined, emptied and removed.
+
+use super::hierarchy::{Hierarchy, find};
+use super::limits::{Limits, files};
+use frame::name::Name;
+use std::fs;
+use std::io::{self, ErrorKind, Write};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+/// Name of the directory above all frames.
+const ALL_FRAMES: &str = "bulkhead";
+/// Most process numbers that are read from one group.
+const MOST_MEMBERS: usize = 4096;
+
+/// What happened to a group, and to which.
+#[derive(Debug, thiserror::Error)]
+#[error("the cgroup {} could not be {what}", .path.display())]
+pub struct GroupError {
+    /// The file or directory.
+    pub path: PathBuf,
+    /// What was tried.
+    pub what: &'static str,
+    /// The system's error.
+    #[source]
+    pub source: io::Error,
+}
+
+fn failed(path: &Path, what: &'static str) -> impl FnOnce(io::Error) -> GroupError {
+    let path = path.to_owned();
+    move |source| GroupError { path, what, source }
+}
+
+/// The groups of one frame under one root.
+#[derive(Debug)]
+pub struct Groups {
+    used: Vec<Hierarchy>,
+    /// `FRAME.ROOT`.
+    frame: String,
+}
+
+impl Groups {
+    /// Makes the frame's own group in every hierarchy that can be used. `root` is the frame's run
+    /// directory. Gives a line for each hierarchy that refuses.
+    #[must_use]
+    pub fn prepare(frame: &Name, root: &Path) -> (Self, Vec<String>) {
+        let mut groups = Self { used: vec![], frame: format!("{frame}.{:08x}", digest(root)) };
+        let mut lacks = Vec::new();
+        for hierarchy in find() {
+            match groups.prepare_one(&hierarchy) {
+                Ok(()) => groups.used.push(hierarchy),
+                Err(error) => lacks.push(format!("{error}: {}; partitions are not confined by it", error.source)),
+            }
+        }
+        (groups, lacks)
+    }
+
+    fn prepare_one(&self, hierarchy: &Hierarchy) -> Result<(), GroupError> {
+        let above = hierarchy.base.join(ALL_FRAMES);
+        let own = above.join(&self.frame);
+        if hierarchy.unified {
+            enable(&hierarchy.base, hierarchy)?;
+        }
+        for directory in [&above, &own] {
+            make(directory)?;
+            if hierarchy.unified {
+                enable(directory, hierarchy)?;
+            } else {
+                inherit(directory)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn own(&self, hierarchy: &Hierarchy) -> PathBuf {
+        hierarchy.base.join(ALL_FRAMES).join(&self.frame)
+    }
+
+    /// The directories of a partition's groups.
+    #[must_use]
+    pub fn of(&self, partition: &Name) -> Vec<PathBuf> {
+        self.used.iter().map(|hierarchy| self.own(hierarchy).join(partition.as_str())).collect()
+    }
+
+    /// Makes the groups of a partition, or finds them, and writes its limits.
+    ///
+    /// # Errors
+    /// [`GroupError`].
+    pub fn confine(&self, partition: &Name, limits: &Limits) -> Result<(), GroupError> {
+        for (hierarchy, directory) in self.used.iter().zip(self.of(partition)) {
+            make(&directory)?;
+            for (file, text) in files(limits, hierarchy) {
+                put(&directory.join(file), &text)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Opens what a process writes to, to join the groups of a partition.
+    ///
+    /// # Errors
+    /// [`GroupError`].
+    pub fn doors(&self, partition: &Name) -> Result<Vec<OwnedFd>, GroupError> {
+        let open = |directory: PathBuf| {
+            let path = directory.join("cgroup.procs");
+            let file = fs::OpenOptions::new().write(true).open(&path).map_err(failed(&path, "opened"))?;
+            Ok(file.into())
+        };
+        self.of(partition).into_iter().map(open).collect()
+    }
+
+    /// The groups of partitions that are there now: name and directory.
+    #[must_use]
+    pub fn present(&self) -> Vec<(String, PathBuf)> {
+        let mut found = Vec::new();
+        for hierarchy in &self.used {
+            for entry in fs::read_dir(self.own(hierarchy)).into_iter().flatten().flatten() {
+                if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                    found.push((entry.file_name().to_string_lossy().into_owned(), entry.path()));
+                }
+            }
+        }
+        found
+    }
+
+    /// Removes the frame's own groups; those that are not empty stay.
+    pub fn remove_frame(&self) {
+        for hierarchy in &self.used {
+            let own = self.own(hierarchy);
+            // Another frame, or a later attempt, may still need it.
+            let _ = fs::remove_dir(&own);
+            let _ = fs::remove_dir(hierarchy.base.join(ALL_FRAMES));
+        }
+    }
+}
+
+/// The processes of a group.
+#[must_use]
+pub fn members(directory: &Path) -> Vec<u32> {
+    let text = fs::read_to_string(directory.join("cgroup.procs")).unwrap_or_default();
+    text.lines().filter_map(|line| line.trim().parse().ok()).take(MOST_MEMBERS).collect()
+}
+
+/// Removes a group; false when it is still busy, which is so for a moment after its last process ended.
+///
+/// # Errors
+/// [`GroupError`] when it will not become better by itself.
+pub fn remove(directory: &Path) -> Result<bool, GroupError> {
+    match fs::remove_dir(directory) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(true),
+        Err(error) if error.kind() == ErrorKind::ResourceBusy => Ok(false),
+        Err(error) => Err(failed(directory, "removed")(error)),
+    }
+}
+
+fn make(directory: &Path) -> Result<(), GroupError> {
+    match fs::create_dir(directory) {
+        Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(failed(directory, "made")(error)),
+        _ => Ok(()),
+    }
+}
+
+fn put(file: &Path, text: &str) -> Result<(), GroupError> {
+    // One write: the kernel takes the value of each write by itself.
+    let mut open = fs::OpenOptions::new().write(true).open(file).map_err(failed(file, "opened"))?;
+    open.write_all(text.as_bytes()).map_err(failed(file, "written"))
+}
+
+/// Version 2: passes the controllers on to the groups below.
+fn enable(directory: &Path, hierarchy: &Hierarchy) -> Result<(), GroupError> {
+    let file = directory.join("cgroup.subtree_control");
+    let passed = fs::read_to_string(&file).unwrap_or_default();
+    for controller in &hierarchy.controllers {
+        if !passed.split_ascii_whitespace().any(|one| one == controller.as_str()) {
+            put(&file, &format!("+{}", controller.as_str()))?;
+        }
+    }
+    Ok(())
+}
+
+/// Version 1: a new group of the cpuset hierarchy has nothing until it is given something.
+fn inherit(directory: &Path) -> Result<(), GroupError> {
+    for file in ["cpuset.cpus", "cpuset.mems"] {
+        let own = directory.join(file);
+        let Ok(text) = fs::read_to_string(&own) else { continue };
+        if text.trim().is_empty() {
+            let above = directory.parent().unwrap_or(directory).join(file);
+            let text = fs::read_to_string(&above).map_err(failed(&above, "read"))?;
+            put(&own, text.trim())?;
+        }
+    }
+    Ok(())
+}
+
+/// FNV-1a of a path: short, and the same in every manager of one root.
+fn digest(path: &Path) -> u32 {
+    let bytes = path.as_os_str().as_encoded_bytes();
+    bytes.iter().fold(0x811c_9dc5u32, |hash, &byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
+}
+
+/// What tells the processes of one frame under one root from all others.
+#[must_use]
+pub fn tag(frame: &Name, root: &Path) -> String {
+    format!("{frame}.{:08x}", digest(root))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_roots_do_not_share_groups() {
+        let frame = Name::new("rack7").unwrap();
+        let one = tag(&frame, Path::new("/run/a"));
+        assert_ne!(one, tag(&frame, Path::new("/run/b")));
+        assert!(one.starts_with("rack7.") && one.len() == "rack7.".len() + 8);
+    }
+
+    #[test]
+    fn what_is_not_there_is_removed_already() {
+        let directory = tempfile::tempdir().unwrap();
+        assert!(remove(&directory.path().join("none")).unwrap());
+        fs::create_dir_all(directory.path().join("full/inside")).unwrap();
+        assert!(remove(&directory.path().join("full")).is_err());
+        fs::write(directory.path().join("cgroup.procs"), "12\n13\nx\n").unwrap();
+        assert_eq!(members(directory.path()), [12, 13]);
+    }
+
+    #[test]
+    fn a_new_cpuset_group_inherits() {
+        let directory = tempfile::tempdir().unwrap();
+        let inner = directory.path().join("inner");
+        fs::create_dir(&inner).unwrap();
+        for (file, text) in [("cpuset.cpus", "0-1\n"), ("cpuset.mems", "0\n")] {
+            fs::write(directory.path().join(file), text).unwrap();
+            fs::write(inner.join(file), "\n").unwrap();
+        }
+        inherit(&inner).unwrap();
+        assert!(fs::read_to_string(inner.join("cpuset.cpus")).unwrap().starts_with("0-1"));
+    }
+}

@@ -1,0 +1,388 @@
+//! The state driver: one thread that owns everything the manager knows, and acts on it.
+//!
+//! Everything that happens comes in through one queue. The driver never waits for a partition, the service
+//! processor or a client; what takes its time is a deadline, or another thread.
+
+mod adopt;
+mod answer;
+mod console;
+mod down;
+mod entry;
+mod hear;
+mod make;
+mod raise;
+mod release;
+
+use crate::cgroup::group::{Groups, tag};
+use crate::journal::{self, Journal};
+use crate::message::{LONGEST_QUEUE, Message, Refusal, Request};
+use crate::outbox::Outbox;
+use crate::poller::{Poller, Token};
+use crate::{clock, host};
+use anyhow::Context as _;
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use entry::Entry;
+use frame::cpuset::CpuSet;
+use frame::declare::Frame;
+use frame::ladder::Rung;
+use frame::lifecycle::{Effect, Input};
+use frame::name::Name;
+use frame::root::Root;
+use frame::wire;
+use os::notify;
+use os::packet::PacketError;
+use rustix::process::Signal;
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// How often the parent is told that the driver answers, milliseconds.
+const BEAT_MS: u64 = 500;
+/// Messages that are handled before the deadlines are looked at again.
+const BATCH: usize = 64;
+
+/// What a watch is on.
+#[derive(Clone, Debug)]
+enum Watch {
+    /// The connection to a partition.
+    Link(Name),
+    /// The end of a partition's process.
+    End(Name),
+}
+
+/// What the driver works with.
+#[derive(Debug)]
+pub struct Settings {
+    /// The frame's places.
+    pub root: Root,
+    /// The frame in force.
+    pub frame: Frame,
+    /// The program that runs a partition.
+    pub binary: PathBuf,
+}
+
+/// The driver.
+#[derive(Debug)]
+pub struct Driver {
+    settings: Settings,
+    boot: String,
+    epoch: u64,
+    journal: Journal,
+    groups: Groups,
+    /// Tells the processes of this frame under this root from all others.
+    tag: String,
+    /// What this host lacks.
+    lacks: Vec<String>,
+    sender: Sender<Message>,
+    queue: Receiver<Message>,
+    poller: Poller,
+    watches: HashMap<Token, Watch>,
+    entries: BTreeMap<Name, Entry>,
+    pools: BTreeMap<Name, CpuSet>,
+    /// Partitions whose process is to be made; one at a time, so that beats and answers go on between.
+    to_make: VecDeque<Name>,
+    waiters: Vec<answer::Waiter>,
+    doomed: Vec<release::Doomed>,
+    outbox: Outbox,
+    /// Number of the last event.
+    sequence: u64,
+    sessions: u64,
+    beat: u64,
+    starting: Option<adopt::Starting>,
+    down: Option<down::Down>,
+    /// Whether this process was told to end.
+    over: bool,
+}
+
+/// Why the driver ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The frame is down.
+    Down,
+    /// The manager was asked to end; the partitions run on.
+    Left,
+}
+
+impl Driver {
+    /// Opens the journal and begins an epoch. Nothing is done to any partition yet.
+    ///
+    /// # Errors
+    /// When the run directory cannot be used.
+    pub fn new(settings: Settings) -> anyhow::Result<Self> {
+        let boot = os::process::boot_id().context("the boot of the host cannot be told apart: is /proc mounted?")?;
+        let path = settings.root.manager_database();
+        let opened = journal::open(&path, &boot, &settings.frame.name)
+            .with_context(|| format!("the journal {} cannot be opened", path.display()))?;
+        let journal = opened.journal;
+        let epoch = journal.begin_epoch(clock::wall() / 1_000_000).context("no epoch can be begun")?;
+        let (groups, refused) = Groups::prepare(&settings.frame.name, &settings.root.run);
+        let mut lacks = host::report().map(|report| report.lacks).unwrap_or_default();
+        lacks.extend(refused);
+        let (sender, queue) = crossbeam_channel::bounded(LONGEST_QUEUE);
+        let poller = Poller::start(sender.clone()).context("descriptors cannot be watched")?;
+        let outbox = Outbox::start(&settings.root.service_processor_socket(), sender.clone())
+            .context("the outbox cannot be started")?;
+        let pools = journal.fact("pools").unwrap_or_default().unwrap_or_default();
+        let tag = tag(&settings.frame.name, &settings.root.run);
+        // The directory of the sockets is this user's alone.
+        std::fs::create_dir_all(settings.root.partitions())
+            .with_context(|| format!("{} cannot be made", settings.root.partitions().display()))?;
+        let mut driver = Self {
+            settings,
+            boot,
+            epoch,
+            journal,
+            groups,
+            tag,
+            lacks,
+            sender,
+            queue,
+            poller,
+            watches: HashMap::new(),
+            entries: BTreeMap::new(),
+            pools,
+            to_make: VecDeque::new(),
+            waiters: vec![],
+            doomed: vec![],
+            outbox,
+            sequence: 0,
+            sessions: 0,
+            beat: 0,
+            starting: None,
+            down: None,
+            over: false,
+        };
+        driver.adopt(opened.aside)?;
+        Ok(driver)
+    }
+
+    /// Where messages go.
+    #[must_use]
+    pub fn sender(&self) -> Sender<Message> {
+        self.sender.clone()
+    }
+
+    /// Runs until the frame is down or this process is told to end. `serve` is called once, when everything
+    /// that ran was taken over: from then on there is an API.
+    ///
+    /// # Errors
+    /// When a newer manager is in control, or `serve` fails.
+    pub fn run(&mut self, mut serve: impl FnMut() -> anyhow::Result<()>) -> anyhow::Result<Outcome> {
+        loop {
+            let now = clock::now();
+            if now >= self.beat {
+                self.beat = now + BEAT_MS;
+                tell(notify::WATCHDOG);
+            }
+            self.due(now);
+            if self.starting.as_ref().is_some_and(|starting| starting.is_over(now)) {
+                self.starting = None;
+                serve()?;
+                self.started();
+                tell(notify::READY);
+            }
+            self.bring_down(now);
+            if let Some(down) = &self.down
+                && down.is_over()
+            {
+                tell(notify::STOPPING);
+                return Ok(Outcome::Down);
+            }
+            if self.over {
+                tell(notify::STOPPING);
+                return Ok(Outcome::Left);
+            }
+            if let Some(name) = self.to_make.pop_front() {
+                self.make_now(&name);
+            }
+            let wait = if self.to_make.is_empty() { self.patience(now) } else { Duration::ZERO };
+            match self.queue.recv_timeout(wait) {
+                Ok(message) => self.handle(message)?,
+                Err(RecvTimeoutError::Timeout) => continue,
+                Err(RecvTimeoutError::Disconnected) => return Ok(Outcome::Left),
+            }
+            for _ in 1..BATCH {
+                let Ok(message) = self.queue.try_recv() else { break };
+                self.handle(message)?;
+            }
+        }
+    }
+
+    fn handle(&mut self, message: Message) -> anyhow::Result<()> {
+        match message {
+            Message::Readable(token) => match self.watches.get(&token).cloned() {
+                Some(Watch::Link(name)) => self.hear(&name, token)?,
+                Some(Watch::End(name)) => self.ended(&name),
+                // Of something that is gone since.
+                None => {}
+            },
+            Message::Request(request) => self.request(request),
+            Message::Delivered(taken) => self.delivered(taken),
+            Message::ServiceProcessor { present } => self.service_processor(present),
+            Message::Terminate => self.over = true,
+        }
+        Ok(())
+    }
+
+    /// How long the driver may sleep.
+    fn patience(&self, now: u64) -> Duration {
+        let lives = self.entries.values().flat_map(|entry| {
+            let retry = entry.process.as_ref().and_then(|process| process.retry);
+            [entry.kept.lifecycle.deadline(), retry]
+        });
+        let waiters = self.waiters.iter().map(answer::Waiter::deadline);
+        let doomed = self.doomed.iter().map(|doomed| Some(doomed.at));
+        let starting = self.starting.as_ref().map(adopt::Starting::deadline);
+        let down = self.down.as_ref().map(down::Down::deadline);
+        let all = lives.chain(waiters).chain(doomed).chain(starting).chain(down).flatten();
+        let next = all.chain([self.beat]).min().unwrap_or(self.beat);
+        Duration::from_millis(next.saturating_sub(now))
+    }
+
+    /// Does what is due.
+    fn due(&mut self, now: u64) {
+        let is_due = |entry: &Entry| {
+            let retry = entry.process.as_ref().and_then(|process| process.retry);
+            [retry, entry.kept.lifecycle.deadline()].into_iter().flatten().any(|at| at <= now)
+        };
+        let names = self.entries.iter().filter(|(_, entry)| is_due(entry));
+        let names: Vec<Name> = names.map(|(name, _)| name.clone()).collect();
+        for name in names {
+            let Some(entry) = self.entries.get_mut(&name) else { continue };
+            let retry = entry.process.as_mut().and_then(|process| process.retry.take_if(|at| *at <= now));
+            let due = entry.kept.lifecycle.deadline().is_some_and(|at| at <= now);
+            if retry.is_some() {
+                self.connect(&name);
+            }
+            if due {
+                self.apply(&name, Input::Time);
+            }
+        }
+        self.expire_waiters(now);
+        self.remove_doomed(now);
+    }
+
+    /// Takes one input into a partition's life, writes down where that leads, and does it.
+    fn apply(&mut self, name: &Name, input: Input) {
+        let now = clock::now();
+        let Some(entry) = self.entries.get_mut(name) else { return };
+        let was = entry.kept.lifecycle.state();
+        let effects = entry.kept.lifecycle.step(now, input);
+        self.store(name);
+        for effect in effects {
+            self.act(name, effect);
+        }
+        if let Some(entry) = self.entries.get(name)
+            && entry.kept.lifecycle.state() != was
+        {
+            tracing::info!("partition {name}: {was} -> {}", entry.kept.lifecycle.state());
+        }
+        self.look_at_waiters(name);
+    }
+
+    fn store(&mut self, name: &Name) {
+        let Some(entry) = self.entries.get(name) else { return };
+        if let Err(error) = self.journal.keep([&entry.kept]) {
+            // A full disk must not stop a shutdown. What is lost is what a next manager would know.
+            tracing::error!("partition {name}: its state could not be written down: {error}");
+        }
+    }
+
+    fn act(&mut self, name: &Name, effect: Effect) {
+        match effect {
+            Effect::Make => self.to_make.push_back(name.clone()),
+            Effect::Launch => self.launch(name),
+            Effect::Start => self.send(name, wire::Request::Start),
+            Effect::Take(rung) => match rung {
+                Rung::Ask => self.send(name, wire::Request::Ask),
+                Rung::PowerButton => self.send(name, wire::Request::PowerButton),
+                Rung::Nmi => self.send(name, wire::Request::Nmi),
+                Rung::Stop => self.send(name, wire::Request::Stop),
+                Rung::Kill => self.kill(name),
+            },
+            Effect::Acknowledge => self.send(name, wire::Request::Acknowledge),
+            Effect::Reap => self.reap(name),
+            Effect::Release => self.release(name),
+            Effect::Raise { code, text, data } => self.raise(code, vec![name.clone()], text, data),
+            Effect::Answer(answer) => self.answer(name, &answer),
+            Effect::Refuse(reason) => self.refuse(name, &reason),
+        }
+    }
+
+    /// Makes the process of a partition that waits for that.
+    fn make_now(&mut self, name: &Name) {
+        let waits = self.entries.get(name).is_some_and(|entry| entry.kept.lifecycle.is_being_made());
+        if !waits {
+            return;
+        }
+        let input = match self.make(name) {
+            Ok(()) => Input::Made,
+            Err(error) => Input::MakeFailed { reason: format!("{error:#}") },
+        };
+        self.apply(name, input);
+    }
+
+    fn send(&mut self, name: &Name, request: wire::Request) {
+        let epoch = self.epoch;
+        let Some(process) = self.entries.get_mut(name).and_then(|entry| entry.process.as_mut()) else { return };
+        let outcome = process.send(epoch, request, &[]);
+        self.sent(name, outcome);
+    }
+
+    /// A request that could not be sent means a connection that is of no use: the next one begins with the
+    /// state of the partition, and what has to be said again follows from that.
+    fn sent(&mut self, name: &Name, outcome: Result<(), PacketError>) {
+        match outcome {
+            Ok(()) => {}
+            Err(error) => {
+                tracing::warn!("partition {name}: a request could not be sent: {error}");
+                self.disconnect(name);
+            }
+        }
+    }
+
+    fn kill(&mut self, name: &Name) {
+        let Some(process) = self.entries.get(name).and_then(|entry| entry.process.as_ref()) else { return };
+        if let Err(error) = process.handle.signal(Signal::KILL) {
+            tracing::error!("partition {name}: its process {} cannot be killed: {error}", process.identity.pid);
+        }
+    }
+
+    fn request(&mut self, request: Request) {
+        match request {
+            Request::List(reply) => {
+                let rows = self.entries.values().map(answer::row).collect();
+                // Whoever asked may be gone, here and below.
+                let _ = reply.send(Ok(rows));
+            }
+            Request::Show(name, reply) => {
+                let found = self.entries.get(&name).ok_or_else(|| Refusal::unknown(&name));
+                let _ = reply.send(found.map(|entry| Box::new(self.detail(entry))));
+            }
+            Request::Stat(name, reply) => {
+                let found = self.entries.get(&name).ok_or_else(|| Refusal::unknown(&name));
+                let _ = reply.send(found.map(answer::stat));
+            }
+            Request::Frame(reply) => {
+                let _ = reply.send(Ok(self.status()));
+            }
+            Request::Activate(name, reply) => self.activate(name, reply),
+            Request::Shutdown(name, request, reply) => self.shutdown(name, request, reply),
+            Request::Wait { name, state, timeout_ms, reply } => self.wait(name, state, timeout_ms, reply),
+            Request::Down(request, reply) => self.begin_down(request, Some(reply)),
+            Request::OpenConsole { name, force, reply } => {
+                let _ = reply.send(self.open_console(&name, force));
+            }
+            Request::Type { name, session, bytes, reply } => {
+                let _ = reply.send(self.typed(&name, session, bytes));
+            }
+            Request::CloseConsole { name, session } => self.close_console(&name, session),
+        }
+    }
+}
+
+fn tell(what: &str) {
+    if let Err(error) = notify::tell(what) {
+        tracing::warn!("the parent cannot be told {}: {error}", what.trim());
+    }
+}

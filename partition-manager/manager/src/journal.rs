@@ -1,0 +1,368 @@
+//! What the manager must know again when it comes back: one database in the run directory.
+//!
+//! It is true for one boot of the host only. Steps are written before they are taken.
+
+use frame::declare::Partition;
+use frame::event::{Event, Severity};
+use frame::lifecycle::Lifecycle;
+use frame::name::Name;
+use frame::plan::PartitionPlan;
+use frame::step::Step;
+use os::database::{self, Durability};
+use rusqlite::{Connection, OptionalExtension, params};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+
+const STEPS: &[&str] = &["CREATE TABLE fact (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
+    CREATE TABLE partition (name TEXT PRIMARY KEY, body TEXT NOT NULL) STRICT;
+    CREATE TABLE step (id INTEGER PRIMARY KEY, partition TEXT NOT NULL, body TEXT NOT NULL) STRICT;
+    CREATE INDEX step_partition ON step (partition, id);
+    CREATE TABLE outbox (
+        incarnation INTEGER NOT NULL,
+        sequence INTEGER NOT NULL,
+        informational INTEGER NOT NULL,
+        body TEXT NOT NULL,
+        PRIMARY KEY (incarnation, sequence)
+    ) STRICT;"];
+
+/// Most events that wait for the service processor.
+pub const LARGEST_OUTBOX: u64 = 10_000;
+
+/// Why the journal cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum JournalError {
+    /// The database failed.
+    #[error("the journal of the manager failed")]
+    Database(#[from] rusqlite::Error),
+    /// Something in it is not what it should be.
+    #[error("the journal of the manager holds something that cannot be read")]
+    Form(#[from] serde_json::Error),
+}
+
+/// What is kept of one partition.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Kept {
+    /// What it was declared as when it was activated.
+    pub declared: Partition,
+    /// Where its life is.
+    pub lifecycle: Lifecycle,
+    /// How often it was started.
+    pub incarnation: u64,
+    /// What it owns; none while it is not active.
+    pub plan: Option<PartitionPlan>,
+    /// When its process was made, milliseconds of the monotonic clock.
+    pub started: Option<u64>,
+}
+
+/// The journal, open.
+#[derive(Debug)]
+pub struct Journal {
+    database: Connection,
+}
+
+/// A journal, and what had to be put aside for it.
+#[derive(Debug)]
+pub struct Opened {
+    /// The journal.
+    pub journal: Journal,
+    /// A sentence for each thing that was found and put aside.
+    pub aside: Vec<String>,
+}
+
+fn side_files(path: &Path) -> [PathBuf; 3] {
+    ["", "-wal", "-shm"].map(|suffix| {
+        let mut name = path.as_os_str().to_owned();
+        name.push(suffix);
+        PathBuf::from(name)
+    })
+}
+
+/// Removes a journal and its side files; what cannot be removed stays.
+pub fn remove(path: &Path) {
+    for file in side_files(path) {
+        // Nobody reads it any more; the run directory goes as a whole.
+        let _ = std::fs::remove_file(file);
+    }
+}
+
+/// Opens the journal at `path` for the frame `frame` in the boot `boot`. A journal of another boot or frame,
+/// or one that is damaged, is put aside and a new one begun.
+///
+/// # Errors
+/// When not even a new one can be made.
+pub fn open(path: &Path, boot: &str, frame: &Name) -> Result<Opened, JournalError> {
+    let mut aside = Vec::new();
+    let mut journal = attempt(path, &mut aside)?;
+    for (fact, expected) in [("boot", boot), ("frame", frame.as_str())] {
+        match journal.fact::<String>(fact)? {
+            Some(found) if found != expected => {
+                let kept = path.with_extension("db.stale");
+                drop(journal);
+                for (from, to) in side_files(path).iter().zip(side_files(&kept)) {
+                    // A side file that is not there is no loss.
+                    let _ = std::fs::rename(from, to);
+                }
+                aside.push(format!(
+                    "the journal was of another {fact} ({found}) and was put aside as {}",
+                    kept.display()
+                ));
+                journal = attempt(path, &mut aside)?;
+            }
+            _ => {}
+        }
+    }
+    journal.set_fact("boot", &boot)?;
+    journal.set_fact("frame", &frame)?;
+    Ok(Opened { journal, aside })
+}
+
+fn attempt(path: &Path, aside: &mut Vec<String>) -> Result<Journal, JournalError> {
+    let opened = database::open(path, Durability::Process, STEPS)?;
+    if let Some(place) = opened.set_aside {
+        aside.push(format!("the journal was damaged and was put aside as {}", place.display()));
+    }
+    Ok(Journal { database: opened.connection })
+}
+
+impl Journal {
+    /// One fact about the frame.
+    ///
+    /// # Errors
+    /// [`JournalError`].
+    pub fn fact<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, JournalError> {
+        let sql = "SELECT value FROM fact WHERE name = ?1";
+        let text: Option<String> = self.database.query_row(sql, [name], |row| row.get(0)).optional()?;
+        Ok(text.map(|text| serde_json::from_str(&text)).transpose()?)
+    }
+
+    /// Writes a fact.
+    ///
+    /// # Errors
+    /// [`JournalError`].
+    pub fn set_fact<T: Serialize>(&self, name: &str, value: &T) -> Result<(), JournalError> {
+        let sql = "INSERT INTO fact VALUES (?1, ?2) ON CONFLICT (name) DO UPDATE SET value = excluded.value";
+        self.database.execute(sql, params![name, serde_json::to_string(value)?])?;
+        Ok(())
+    }
+
+    /// Begins an epoch that is higher than every earlier one: also than one of a journal that was lost, and
+    /// unlike one of an earlier boot, since it is at least the time of day in milliseconds, `wall`.
+    ///
+    /// # Errors
+    /// [`JournalError`]; then no epoch was begun.
+    pub fn begin_epoch(&self, wall: u64) -> Result<u64, JournalError> {
+        let epoch = self.epoch()?.unwrap_or(0).saturating_add(1).max(wall);
+        self.set_fact("epoch", &epoch)?;
+        Ok(epoch)
+    }
+
+    /// The highest epoch that was begun.
+    ///
+    /// # Errors
+    /// [`JournalError`].
+    pub fn epoch(&self) -> Result<Option<u64>, JournalError> {
+        self.fact("epoch")
+    }
+
+    /// Every partition that was ever activated.
+    ///
+    /// # Errors
+    /// [`JournalError`].
+    pub fn partitions(&self) -> Result<Vec<Kept>, JournalError> {
+        let mut statement = self.database.prepare("SELECT body FROM partition ORDER BY name")?;
+        let rows = statement.query_map([], |row| row.get::<_, String>(0))?;
+        rows.map(|text| Ok(serde_json::from_str(&text?)?)).collect()
+    }
+
+    /// Writes down where several partitions are, all or none.
+    ///
+    /// # Errors
+    /// [`JournalError`].
+    pub fn keep<'a>(&mut self, all: impl IntoIterator<Item = &'a Kept>) -> Result<(), JournalError> {
+        let transaction = self.database.transaction()?;
+        {
+            let sql = "INSERT INTO partition VALUES (?1, ?2) ON CONFLICT (name) DO UPDATE SET body = excluded.body";
+            let mut statement = transaction.prepare_cached(sql)?;
+            for kept in all {
+                statement.execute(params![kept.declared.name.as_str(), serde_json::to_string(kept)?])?;
+            }
+        }
+        transaction.commit()?;
+        Ok(())
+    }
+
+    /// Forgets a partition.
+    ///
+    /// # Errors
+    /// [`JournalError`].
+    pub fn forget(&self, partition: &Name) -> Result<(), JournalError> {
+        self.database.execute("DELETE FROM partition WHERE name = ?1", [partition.as_str()])?;
+        self.clear_steps(partition)
+    }
+
+    /// Writes a step down that is about to be taken.
+    ///
+    /// # Errors
+    /// [`JournalError`]; then the step must not be taken.
+    pub fn step(&self, partition: &Name, step: &Step) -> Result<(), JournalError> {
+        let mut statement = self.database.prepare_cached("INSERT INTO step (partition, body) VALUES (?1, ?2)")?;
+        statement.execute(params![partition.as_str(), serde_json::to_string(step)?])?;
+        Ok(())
+    }
+
+    /// The steps about a partition, oldest first.
+    ///
+    /// # Errors
+    /// [`JournalError`].
+    pub fn steps(&self, partition: &Name) -> Result<Vec<Step>, JournalError> {
+        let mut statement = self.database.prepare("SELECT body FROM step WHERE partition = ?1 ORDER BY id")?;
+        let rows = statement.query_map([partition.as_str()], |row| row.get::<_, String>(0))?;
+        rows.map(|text| Ok(serde_json::from_str(&text?)?)).collect()
+    }
+
+    /// Nothing of a partition is left on the host: its steps are of no more use.
+    ///
+    /// # Errors
+    /// [`JournalError`].
+    pub fn clear_steps(&self, partition: &Name) -> Result<(), JournalError> {
+        self.database.execute("DELETE FROM step WHERE partition = ?1", [partition.as_str()])?;
+        Ok(())
+    }
+
+    /// Puts an event into the outbox. When that is full, the oldest informational event goes, or the oldest
+    /// of all; gives how many went.
+    ///
+    /// # Errors
+    /// [`JournalError`].
+    pub fn put(&self, event: &Event) -> Result<u64, JournalError> {
+        let body = serde_json::to_string(event)?;
+        let informational = event.severity == Severity::Informational;
+        let mut statement = self.database.prepare_cached("INSERT OR IGNORE INTO outbox VALUES (?1, ?2, ?3, ?4)")?;
+        statement.execute(params![as_signed(event.incarnation), as_signed(event.sequence), informational, body])?;
+        let mut dropped = 0;
+        while self.waiting()? > LARGEST_OUTBOX {
+            let sql = "DELETE FROM outbox WHERE rowid = (SELECT rowid FROM outbox
+                ORDER BY informational DESC, incarnation, sequence LIMIT 1)";
+            dropped += self.database.execute(sql, [])? as u64;
+        }
+        Ok(dropped)
+    }
+
+    /// The oldest events in the outbox, at most `most`.
+    ///
+    /// # Errors
+    /// [`JournalError`].
+    pub fn oldest(&self, most: usize) -> Result<Vec<Event>, JournalError> {
+        let sql = "SELECT body FROM outbox ORDER BY incarnation, sequence LIMIT ?1";
+        let mut statement = self.database.prepare_cached(sql)?;
+        let rows = statement.query_map([most as i64], |row| row.get::<_, String>(0))?;
+        rows.map(|text| Ok(serde_json::from_str(&text?)?)).collect()
+    }
+
+    /// Takes an event out of the outbox.
+    ///
+    /// # Errors
+    /// [`JournalError`].
+    pub fn delivered(&self, incarnation: u64, sequence: u64) -> Result<(), JournalError> {
+        let sql = "DELETE FROM outbox WHERE incarnation = ?1 AND sequence = ?2";
+        self.database.execute(sql, [as_signed(incarnation), as_signed(sequence)])?;
+        Ok(())
+    }
+
+    /// Events in the outbox.
+    ///
+    /// # Errors
+    /// [`JournalError`].
+    pub fn waiting(&self) -> Result<u64, JournalError> {
+        let mut statement = self.database.prepare_cached("SELECT count(*) FROM outbox")?;
+        let count: i64 = statement.query_row([], |row| row.get(0))?;
+        Ok(u64::try_from(count).unwrap_or(0))
+    }
+}
+
+/// SQLite's integers are signed; epochs and sequences never come near the limit.
+fn as_signed(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use frame::code::Code;
+
+    fn name(text: &str) -> Name {
+        Name::new(text).unwrap()
+    }
+
+    fn opened(directory: &Path, boot: &str) -> Opened {
+        open(&directory.join("manager.db"), boot, &name("rack7")).unwrap()
+    }
+
+    #[test]
+    fn epochs_only_grow() {
+        let directory = tempfile::tempdir().unwrap();
+        let first = opened(directory.path(), "b").journal.begin_epoch(100).unwrap();
+        assert_eq!(first, 100);
+        let second = opened(directory.path(), "b").journal.begin_epoch(50).unwrap();
+        assert_eq!(second, 101);
+    }
+
+    #[test]
+    fn another_boot_begins_anew() {
+        let directory = tempfile::tempdir().unwrap();
+        let first = opened(directory.path(), "one");
+        assert!(first.aside.is_empty());
+        first.journal.step(&name("a"), &Step::Release).unwrap();
+        drop(first);
+        let second = opened(directory.path(), "two");
+        assert_eq!(second.aside.len(), 1);
+        assert!(second.journal.steps(&name("a")).unwrap().is_empty());
+        assert!(directory.path().join("manager.db.stale").exists());
+    }
+
+    #[test]
+    fn a_damaged_journal_is_put_aside() {
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::write(directory.path().join("manager.db"), [7; 5000]).unwrap();
+        let opened = opened(directory.path(), "b");
+        assert!(opened.aside[0].contains("damaged"), "{:?}", opened.aside);
+    }
+
+    #[test]
+    fn steps_come_back_in_order() {
+        let directory = tempfile::tempdir().unwrap();
+        let journal = opened(directory.path(), "b").journal;
+        let steps = [Step::Listen { socket: "/s".into() }, Step::Spawn { incarnation: 1 }, Step::Reaped];
+        for step in &steps {
+            journal.step(&name("a"), step).unwrap();
+            journal.step(&name("b"), step).unwrap();
+        }
+        assert_eq!(journal.steps(&name("a")).unwrap(), steps);
+        journal.clear_steps(&name("a")).unwrap();
+        assert!(journal.steps(&name("a")).unwrap().is_empty());
+        assert_eq!(journal.steps(&name("b")).unwrap().len(), 3);
+    }
+
+    #[test]
+    fn the_outbox_is_bounded_and_keeps_what_matters() {
+        let directory = tempfile::tempdir().unwrap();
+        let journal = opened(directory.path(), "b").journal;
+        let put = |code, sequence| {
+            let event = Event { incarnation: 5, sequence, ..Event::new(code, vec![name("a")], String::new()) };
+            journal.put(&event).unwrap()
+        };
+        assert_eq!(put(Code::TripleFault, 1), 0);
+        for sequence in 2..=LARGEST_OUTBOX {
+            assert_eq!(put(Code::PartitionRunning, sequence), 0);
+        }
+        assert_eq!(put(Code::ProcessLost, LARGEST_OUTBOX + 1), 1);
+        // An event that comes again is the same event.
+        put(Code::ProcessLost, LARGEST_OUTBOX + 1);
+        assert_eq!(journal.waiting().unwrap(), LARGEST_OUTBOX);
+        let oldest = journal.oldest(2).unwrap();
+        assert_eq!((oldest[0].sequence, oldest[1].sequence), (1, 3));
+        journal.delivered(5, 1).unwrap();
+        assert_eq!(journal.oldest(1).unwrap()[0].sequence, 3);
+    }
+}

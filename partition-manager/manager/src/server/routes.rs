@@ -1,0 +1,241 @@
+//! The paths of the API.
+
+use super::console;
+use crate::message::{Message, Refusal, Reply, Request};
+use axum::extract::rejection::{JsonRejection, QueryRejection};
+use axum::extract::{DefaultBodyLimit, FromRequestParts, OptionalFromRequest, Path, Query, State};
+use axum::http::StatusCode;
+use axum::http::request::Parts;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use crossbeam_channel::{Sender, TrySendError};
+use frame::api::{
+    DOWN, DownRequest, ErrorBody, FRAME, FrameStatus, OPENAPI, PartitionDetail, PartitionRow, PartitionStat,
+    ShutdownRequest, WaitAnswer,
+};
+use frame::name::Name;
+use serde::Deserialize;
+use tokio::sync::oneshot;
+use utoipa::OpenApi;
+
+/// Largest body of a request, bytes.
+const LARGEST_BODY: usize = 64 * 1024;
+
+/// Where requests go.
+#[derive(Clone, Debug)]
+pub struct Api {
+    /// The driver's queue.
+    pub queue: Sender<Message>,
+}
+
+impl Api {
+    /// Puts a request into the queue and waits for its answer.
+    pub async fn ask<T>(&self, request: impl FnOnce(Reply<T>) -> Request) -> Result<T, Problem> {
+        let (reply, answer) = oneshot::channel();
+        match self.queue.try_send(Message::Request(request(reply))) {
+            Ok(()) => {}
+            Err(TrySendError::Full(_)) => {
+                return Err(Refusal::unavailable("the manager has too much to do; try again").into());
+            }
+            Err(TrySendError::Disconnected(_)) => return Err(Refusal::unavailable("the manager ends").into()),
+        }
+        match answer.await {
+            Ok(answer) => answer.map_err(Problem::from),
+            Err(_) => Err(Refusal::unavailable("the manager ends").into()),
+        }
+    }
+}
+
+/// An answer that is none.
+#[derive(Debug)]
+pub struct Problem(Refusal);
+
+impl From<Refusal> for Problem {
+    fn from(refusal: Refusal) -> Self {
+        Self(refusal)
+    }
+}
+
+impl From<JsonRejection> for Problem {
+    fn from(rejection: JsonRejection) -> Self {
+        Self(Refusal { status: rejection.status().as_u16(), message: rejection.body_text() })
+    }
+}
+
+impl From<QueryRejection> for Problem {
+    fn from(rejection: QueryRejection) -> Self {
+        Self(Refusal { status: rejection.status().as_u16(), message: rejection.body_text() })
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let status = StatusCode::from_u16(self.0.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        (status, Json(ErrorBody { error: self.0.message })).into_response()
+    }
+}
+
+/// The partition that a path names.
+#[derive(Debug)]
+pub struct Named(pub Name);
+
+impl<S: Send + Sync> FromRequestParts<S> for Named {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let path = Path::<String>::from_request_parts(parts, state).await;
+        let text = path.map(|Path(text)| text).unwrap_or_default();
+        Name::new(text).map(Self).map_err(|error| Refusal { status: 400, message: error.to_string() }.into())
+    }
+}
+
+/// A JSON body that may be left out.
+#[derive(Debug)]
+struct Body<T>(T);
+
+impl<S, T> axum::extract::FromRequest<S> for Body<T>
+where
+    S: Send + Sync,
+    T: serde::de::DeserializeOwned + Default,
+{
+    type Rejection = Problem;
+
+    async fn from_request(request: axum::extract::Request, state: &S) -> Result<Self, Problem> {
+        let body = <Json<T> as OptionalFromRequest<S>>::from_request(request, state).await?;
+        Ok(Self(body.map(|Json(body)| body).unwrap_or_default()))
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Wait {
+    state: String,
+    #[serde(default)]
+    timeout_ms: u64,
+}
+
+/// The description of the API.
+#[derive(OpenApi)]
+#[openapi(
+    info(title = "Bulkhead partition manager", description = "Who owns what on the host, and what is done about it."),
+    paths(list, show, stat, activate, shutdown, wait, frame_status, down, console::open)
+)]
+struct Description;
+
+/// The routes.
+pub fn router(queue: Sender<Message>) -> Router {
+    Router::new()
+        .route("/v1/partitions", get(list))
+        .route("/v1/partitions/{name}", get(show))
+        .route("/v1/partitions/{name}/stat", get(stat))
+        .route("/v1/partitions/{name}/activate", post(activate))
+        .route("/v1/partitions/{name}/shutdown", post(shutdown))
+        .route("/v1/partitions/{name}/wait", get(wait))
+        .route("/v1/partitions/{name}/console", post(console::open))
+        .route(FRAME, get(frame_status))
+        .route(DOWN, post(down))
+        .route(OPENAPI, get(|| async { Json(Description::openapi()) }))
+        .fallback(|| async {
+            Problem(Refusal { status: 404, message: "there is no such path; see /openapi.json".into() })
+        })
+        .layer(DefaultBodyLimit::max(LARGEST_BODY))
+        .with_state(Api { queue })
+}
+
+/// All partitions of the frame.
+#[utoipa::path(get, path = "/v1/partitions", responses((status = 200, body = Vec<PartitionRow>)))]
+async fn list(State(api): State<Api>) -> Result<Json<Vec<PartitionRow>>, Problem> {
+    Ok(Json(api.ask(Request::List).await?))
+}
+
+/// One partition, with what it is declared to have, has, and gets at its next activation.
+#[utoipa::path(get, path = "/v1/partitions/{name}", params(("name" = String, Path)), responses(
+    (status = 200, body = PartitionDetail), (status = 404, body = ErrorBody)))]
+async fn show(State(api): State<Api>, Named(name): Named) -> Result<Json<PartitionDetail>, Problem> {
+    Ok(Json(*api.ask(|reply| Request::Show(name, reply)).await?))
+}
+
+/// Figures of one partition.
+#[utoipa::path(get, path = "/v1/partitions/{name}/stat", params(("name" = String, Path)), responses(
+    (status = 200, body = PartitionStat), (status = 404, body = ErrorBody)))]
+async fn stat(State(api): State<Api>, Named(name): Named) -> Result<Json<PartitionStat>, Problem> {
+    Ok(Json(api.ask(|reply| Request::Stat(name, reply)).await?))
+}
+
+/// Starts a partition. Answers when it runs, also when it did already.
+#[utoipa::path(post, path = "/v1/partitions/{name}/activate", params(("name" = String, Path)), responses(
+    (status = 200, body = PartitionRow), (status = 404, body = ErrorBody),
+    (status = 409, description = "Not possible at present", body = ErrorBody),
+    (status = 500, description = "Tried and failed", body = ErrorBody)))]
+async fn activate(State(api): State<Api>, Named(name): Named) -> Result<Json<PartitionRow>, Problem> {
+    Ok(Json(api.ask(|reply| Request::Activate(name, reply)).await?))
+}
+
+/// Ends a partition. Answers when it has ended, or runs again where a restart was asked for.
+#[utoipa::path(post, path = "/v1/partitions/{name}/shutdown", params(("name" = String, Path)),
+    request_body = Option<ShutdownRequest>, responses(
+    (status = 200, body = PartitionRow), (status = 404, body = ErrorBody),
+    (status = 409, description = "The guest objects", body = ErrorBody),
+    (status = 500, description = "It failed instead", body = ErrorBody)))]
+async fn shutdown(
+    State(api): State<Api>,
+    Named(name): Named,
+    Body(request): Body<ShutdownRequest>,
+) -> Result<Json<PartitionRow>, Problem> {
+    Ok(Json(api.ask(|reply| Request::Shutdown(name, request, reply)).await?))
+}
+
+/// Waits until a partition has a state, or for as long as is said.
+#[utoipa::path(get, path = "/v1/partitions/{name}/wait", params(("name" = String, Path),
+    ("state" = String, Query), ("timeout_ms" = Option<u64>, Query)), responses(
+    (status = 200, body = WaitAnswer), (status = 400, body = ErrorBody), (status = 404, body = ErrorBody)))]
+async fn wait(
+    State(api): State<Api>,
+    Named(name): Named,
+    query: Result<Query<Wait>, QueryRejection>,
+) -> Result<Json<WaitAnswer>, Problem> {
+    let Query(Wait { state, timeout_ms }) = query?;
+    let state =
+        state.parse().map_err(|error: frame::state::StateError| Refusal { status: 400, message: error.to_string() })?;
+    Ok(Json(api.ask(|reply| Request::Wait { name, state, timeout_ms, reply }).await?))
+}
+
+/// The frame and its manager.
+#[utoipa::path(get, path = "/v1/frame", responses((status = 200, body = FrameStatus)))]
+async fn frame_status(State(api): State<Api>) -> Result<Json<FrameStatus>, Problem> {
+    Ok(Json(api.ask(Request::Frame).await?))
+}
+
+/// Ends all partitions, then the manager. Answers when the partitions have ended.
+#[utoipa::path(post, path = "/v1/down", request_body = Option<DownRequest>, responses(
+    (status = 200, description = "Every partition has ended; null")))]
+async fn down(State(api): State<Api>, Body(request): Body<DownRequest>) -> Result<Json<()>, Problem> {
+    api.ask(|reply| Request::Down(request, reply)).await?;
+    Ok(Json(()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_description_names_every_path() {
+        let text = serde_json::to_value(Description::openapi()).unwrap();
+        let paths: Vec<&String> = text["paths"].as_object().unwrap().keys().collect();
+        assert_eq!(paths.len(), 9, "{paths:?}");
+    }
+
+    #[test]
+    fn a_full_queue_is_an_answer() {
+        let (queue, held) = crossbeam_channel::bounded(1);
+        queue.send(Message::Terminate).unwrap();
+        let api = Api { queue };
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let problem = runtime.block_on(api.ask(Request::List)).unwrap_err();
+        assert_eq!(problem.0.status, 503);
+        drop(held);
+        let problem = runtime.block_on(api.ask(Request::List)).unwrap_err();
+        assert_eq!(problem.0.status, 503);
+    }
+}

@@ -1,0 +1,187 @@
+//! Starting the process of a partition, and how it ended.
+
+use rustix::fd::AsRawFd;
+use std::io;
+use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+/// Number of the descriptor on which a partition finds its listening socket.
+const LISTENER: i32 = 3;
+
+/// Keeps descriptor 3 of this process taken, so that no pipe or file that another thread just opens has the
+/// number which a child puts its socket on.
+#[derive(Debug)]
+pub struct Seat {
+    _descriptor: Option<OwnedFd>,
+}
+
+impl Seat {
+    /// Takes the seat. To be called before anything else is opened.
+    ///
+    /// # Errors
+    /// When `/dev/null` cannot be opened.
+    pub fn take() -> io::Result<Self> {
+        let null = std::fs::File::open("/dev/null")?;
+        // SAFETY: duplicates a descriptor that is open to the lowest free number from 3 on.
+        let number = unsafe { libc::fcntl(null.as_raw_fd(), libc::F_DUPFD_CLOEXEC, LISTENER) };
+        if number < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: the descriptor was just made and belongs to nobody else.
+        let descriptor = unsafe { OwnedFd::from_raw_fd(number) };
+        // When the number is another, 3 came from the parent and stays open: taken as well.
+        Ok(Self { _descriptor: Some(descriptor) })
+    }
+}
+
+/// Starts `binary` as the process that ps shows as `title`: a session of its own, nothing but `listener`
+/// and standard error inherited, in the groups behind `doors` from its first instruction on.
+///
+/// # Errors
+/// The error of the system call that failed; no process is left.
+pub fn spawn(binary: &Path, title: &str, listener: &OwnedFd, doors: &[OwnedFd]) -> io::Result<Child> {
+    let listener = listener.as_raw_fd();
+    let doors: Vec<i32> = doors.iter().map(AsRawFd::as_raw_fd).collect();
+    let mut command = Command::new(binary);
+    command.arg0(title).env_clear().current_dir("/").stdin(Stdio::null()).stdout(Stdio::null());
+    let prepare = move || {
+        let check = |outcome: i64| if outcome < 0 { Err(io::Error::last_os_error()) } else { Ok(()) };
+        // SAFETY: system calls on numbers and on memory that is there; nothing is allocated.
+        check(unsafe { libc::setsid() }.into())?;
+        for &door in &doors {
+            // SAFETY: as above. A process that writes 0 names itself.
+            check(unsafe { libc::write(door, b"0".as_ptr().cast(), 1) } as i64)?;
+        }
+        if listener == LISTENER {
+            // SAFETY: as above.
+            check(unsafe { libc::fcntl(listener, libc::F_SETFD, 0) }.into())?;
+        } else {
+            // SAFETY: as above. The seat is taken, so nothing that is needed is closed by it.
+            check(unsafe { libc::dup2(listener, LISTENER) }.into())?;
+        }
+        // Whatever was opened without that flag is closed too. Kernels before 5.11 do not have the call;
+        // all of this process's own descriptors have the flag anyway.
+        // SAFETY: as above.
+        unsafe { libc::syscall(libc::SYS_close_range, LISTENER + 1, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
+        Ok(())
+    };
+    // SAFETY: the closure makes system calls only, which is what may be done between fork and exec.
+    unsafe { command.pre_exec(prepare) };
+    command.spawn()
+}
+
+/// How a process ended, from the status that `waitpid(2)` gives.
+#[must_use]
+pub fn describe(status: i32) -> String {
+    if libc::WIFSIGNALED(status) {
+        let signal = libc::WTERMSIG(status);
+        let name = match signal {
+            libc::SIGKILL => " (SIGKILL)",
+            libc::SIGSEGV => " (SIGSEGV)",
+            libc::SIGABRT => " (SIGABRT)",
+            libc::SIGBUS => " (SIGBUS)",
+            libc::SIGILL => " (SIGILL)",
+            libc::SIGSYS => " (SIGSYS)",
+            libc::SIGTERM => " (SIGTERM)",
+            libc::SIGINT => " (SIGINT)",
+            _ => "",
+        };
+        format!("killed by signal {signal}{name}")
+    } else {
+        format!("exited with status {}", libc::WEXITSTATUS(status))
+    }
+}
+
+/// How a process ended that is not this one's child, as far as the host says.
+#[must_use]
+pub fn fate(pidfd: &OwnedFd, pid: u32) -> String {
+    let status = from_pidfd(pidfd).or_else(|| from_zombie(pid)).or_else(|| from_pidfd(pidfd));
+    status.map_or_else(|| "it vanished, cause unknown".to_owned(), describe)
+}
+
+/// `struct pidfd_info` (Linux, include/uapi/linux/pidfd.h), as far as the first version of it goes.
+#[repr(C)]
+#[derive(Default)]
+struct PidfdInfo {
+    mask: u64,
+    cgroup: u64,
+    identities: [u32; 11],
+    exit_code: i32,
+}
+
+/// `PIDFD_INFO_EXIT`: the exit code, once the process has been waited for (Linux 6.15).
+const PIDFD_INFO_EXIT: u64 = 1 << 3;
+/// `PIDFD_GET_INFO`: `_IOWR(0xFF, 11, struct pidfd_info)`.
+const PIDFD_GET_INFO: u64 = (3 << 30) | ((size_of::<PidfdInfo>() as u64) << 16) | (0xff << 8) | 11;
+
+fn from_pidfd(pidfd: &OwnedFd) -> Option<i32> {
+    let mut info = PidfdInfo { mask: PIDFD_INFO_EXIT, ..PidfdInfo::default() };
+    // SAFETY: the request says how large the structure is that the kernel writes to.
+    let outcome = unsafe { libc::ioctl(pidfd.as_raw_fd(), PIDFD_GET_INFO, &raw mut info) };
+    (outcome == 0 && info.mask & PIDFD_INFO_EXIT != 0).then_some(info.exit_code)
+}
+
+/// The exit code of a process that nobody has waited for yet (`proc_pid_stat(5)`, field 52).
+fn from_zombie(pid: u32) -> Option<i32> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
+    if fields.next()? != "Z" {
+        return None;
+    }
+    // The first field after the name is number 3.
+    fields.nth(48)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use os::process::Handle;
+    use std::time::Duration;
+
+    #[test]
+    fn ends_are_told() {
+        let mut child = Command::new("sleep").arg("1000").spawn().unwrap();
+        let handle = Handle::open(child.id()).unwrap().unwrap();
+        assert!(handle.kill(Duration::from_secs(10)).unwrap());
+        // Not waited for yet: the zombie says it.
+        assert_eq!(fate(handle.descriptor(), child.id()), "killed by signal 9 (SIGKILL)");
+        use std::os::unix::process::ExitStatusExt;
+        assert_eq!(describe(child.wait().unwrap().into_raw()), "killed by signal 9 (SIGKILL)");
+        let status = Command::new("sh").args(["-c", "exit 3"]).status().unwrap();
+        assert_eq!(describe(status.into_raw()), "exited with status 3");
+    }
+
+    #[test]
+    fn a_child_inherits_its_socket_and_nothing_else() {
+        use std::os::unix::fs::PermissionsExt;
+        let directory = tempfile::tempdir().unwrap();
+        let listener = os::packet::listen(&directory.path().join("s")).unwrap();
+        let door = directory.path().join("door");
+        let doors = [OwnedFd::from(std::fs::File::create(&door).unwrap())];
+        let script = directory.path().join("script");
+        let text =
+            "#!/bin/sh\ncd ${0%/*}\nfor f in /proc/$$/fd/*; do [ -e $f ] && echo ${f##*/}; done >fds\nexport -p >environment\n";
+        std::fs::write(&script, text).unwrap();
+        std::fs::set_permissions(&script, PermissionsExt::from_mode(0o755)).unwrap();
+        let mut child = spawn(&script, "partition: t", &listener, &doors).unwrap();
+        assert!(child.wait().unwrap().success());
+        assert_eq!(std::fs::read(&door).unwrap(), b"0");
+        let fds = std::fs::read_to_string(directory.path().join("fds")).unwrap();
+        let fds: Vec<u32> = fds.lines().map(|line| line.parse().unwrap()).collect();
+        // The shell keeps descriptors of its own from 10 on, and the one it listed the directory by is closed.
+        assert_eq!(fds.into_iter().filter(|&fd| fd < 10).collect::<Vec<_>>(), [0, 1, 2, 3]);
+        let environment = std::fs::read_to_string(directory.path().join("environment")).unwrap();
+        assert!(!environment.contains("HOME="), "{environment}");
+    }
+
+    #[test]
+    fn a_child_that_cannot_be_started_is_an_error() {
+        let directory = tempfile::tempdir().unwrap();
+        let listener = os::packet::listen(&directory.path().join("s")).unwrap();
+        assert!(spawn(Path::new("/nowhere/partition"), "t", &listener, &[]).is_err());
+        let closed = [OwnedFd::from(std::fs::File::open("/dev/null").unwrap())];
+        assert!(spawn(Path::new("/bin/sh"), "t", &listener, &closed).is_err());
+    }
+}
