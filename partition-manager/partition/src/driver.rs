@@ -248,7 +248,9 @@ impl Driver {
             let input = match message {
                 Message::Prepared(_) => continue,
                 Message::Entered => Input::Entered,
-                Message::Finished(end) => Input::Finished { processor, cause: end.cause, registers: end.registers },
+                Message::Finished(end) => {
+                    Input::Finished { processor, cause: end.cause, registers: Box::new(end.registers) }
+                }
             };
             self.step(input, Payload::None);
         }

@@ -92,7 +92,7 @@ pub enum Input {
         /// Why; absent when it was told to stop.
         cause: Option<Cause>,
         /// Its registers.
-        registers: Registers,
+        registers: Box<Registers>,
     },
     /// The guest answered on the communication channel.
     Answered(ChannelAnswer),
@@ -318,12 +318,12 @@ impl Lifecycle {
     }
 
     /// The first cause is the partition's; what others come to while they stop is not.
-    fn finished(&mut self, processor: u32, cause: Option<Cause>, registers: Registers) -> Vec<Effect> {
+    fn finished(&mut self, processor: u32, cause: Option<Cause>, registers: Box<Registers>) -> Vec<Effect> {
         let Some(slot) = self.registers.get_mut(processor as usize) else { return Vec::new() };
         if slot.is_some() {
             return Vec::new();
         }
-        *slot = Some(registers);
+        *slot = Some(*registers);
         let mut effects = Vec::new();
         if matches!(self.stage, Stage::Ready | Stage::Running { .. }) {
             let cause = cause.unwrap_or_else(|| Cause::MonitorFailed {

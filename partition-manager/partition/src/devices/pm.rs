@@ -80,7 +80,7 @@ impl Device for PowerManagement {
             _ => 0xffff,
         };
         let [low, high] = word.to_le_bytes();
-        if offset % 2 == 0 { low } else { high }
+        if offset.is_multiple_of(2) { low } else { high }
     }
 
     fn write(&self, offset: u64, value: u8) -> Option<Cause> {
@@ -88,7 +88,7 @@ impl Device for PowerManagement {
         match offset / 2 {
             0 => registers.status &= !(with_byte(0, offset % 2, value) & STATUS_BITS),
             1 => registers.enable = with_byte(registers.enable, offset % 2, value) & ENABLE_BITS,
-            2 if offset % 2 == 0 => {
+            2 if offset.is_multiple_of(2) => {
                 registers.control = with_byte(registers.control, 0, value) | SCI_ENABLE;
             }
             2 => {

@@ -80,7 +80,7 @@ impl Moment {
 }
 
 const fn decimal(value: u8) -> u8 {
-    value / 10 << 4 | value % 10
+    ((value / 10) << 4) | (value % 10)
 }
 
 fn read(state: &State, now: impl FnOnce() -> i64) -> u8 {

@@ -10,7 +10,11 @@ fn packet(from: Connection, epoch: u64, asked: Asked) -> Input {
 }
 
 fn finished(processor: u32, cause: Option<Cause>) -> Input {
-    Input::Finished { processor, cause, registers: Registers { rip: processor.into(), ..Registers::default() } }
+    Input::Finished {
+        processor,
+        cause,
+        registers: Box::new(Registers { rip: processor.into(), ..Registers::default() }),
+    }
 }
 
 /// A partition that runs, with connection 1 and epoch 5 as its manager.
