@@ -4,7 +4,7 @@ mod serve;
 
 pub use serve::{bind, serve};
 
-use crate::driver::Message;
+use crate::driver::{Message, NotDown};
 use crate::log::{Log, LogError, Selection};
 use crate::store::LARGEST_ANSWER;
 use axum::extract::{DefaultBodyLimit, Query, State};
@@ -169,7 +169,8 @@ async fn status(State(reach): State<Reach>) -> Result<Json<SurveillanceStatus>, 
 #[utoipa::path(post, path = DOWN, request_body = DownRequest, responses(
     (status = 200, description = "The frame is down; the service processor ends."),
     (status = 400, description = "The request has another form.", body = ErrorBody),
-    (status = 409, description = "The frame stays up, or did not come down in order.", body = ErrorBody),
+    (status = 409, description = "The frame stays up.", body = ErrorBody),
+    (status = 500, description = "It does not come down in order; the service processor ends.", body = ErrorBody),
     (status = 503, description = "The service processor is ending.", body = ErrorBody),
 ))]
 async fn down(
@@ -181,7 +182,8 @@ async fn down(
     reach.driver.try_send(Message::Down(request, reply)).map_err(|_| Failure::gone())?;
     match answer.await {
         Ok(Ok(())) => Ok(Json(serde_json::json!({}))),
-        Ok(Err(reason)) => Err(Failure::new(StatusCode::CONFLICT, reason)),
+        Ok(Err(NotDown::Refused(reason))) => Err(Failure::new(StatusCode::CONFLICT, reason)),
+        Ok(Err(NotDown::Failed(reason))) => Err(Failure::new(StatusCode::INTERNAL_SERVER_ERROR, reason)),
         Err(_) => Err(Failure::gone()),
     }
 }

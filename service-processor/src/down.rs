@@ -1,13 +1,10 @@
 //! Asking the manager to bring the frame down, from a thread that may wait for it.
 
 use frame::api::{DOWN, DownRequest};
-use frame::declare::Frame;
 use os::http::{Client, HttpError};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// Time beyond the shutdown ladder that a manager has to bring the frame down.
-const GRACE: Duration = Duration::from_secs(20);
 /// How long until a manager that was away is asked again.
 const AGAIN: Duration = Duration::from_millis(50);
 
@@ -20,17 +17,6 @@ pub enum Answer {
     Refused(String),
     /// It did not answer in time; the last error.
     Silent(String),
-}
-
-/// How long bringing `frame` down may take: its longest shutdown ladder and some more.
-#[must_use]
-pub fn patience(frame: &Frame, immediate: bool) -> Duration {
-    let ladders = frame.partitions.iter().map(|partition| {
-        let shutdown = partition.shutdown;
-        [shutdown.ask_ms, shutdown.button_ms, shutdown.nmi_ms].into_iter().map(u64::from).sum::<u64>()
-    });
-    let longest = if immediate { 0 } else { ladders.max().unwrap_or_default() };
-    Duration::from_millis(longest) + GRACE
 }
 
 /// Asks the manager at `socket` until it answers or `patience` is over.

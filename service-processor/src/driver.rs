@@ -8,7 +8,7 @@ use crate::errors::Error;
 use crate::log::Log;
 use crate::record::Record;
 use crossbeam_channel::{Receiver, Sender, bounded};
-use frame::api::{DownRequest, SurveillanceStatus};
+use frame::api::{DownRequest, SurveillanceStatus, down_patience};
 use frame::code::Code;
 use frame::declare::Frame;
 use frame::event::Event;
@@ -33,8 +33,17 @@ const FLUSH: Duration = Duration::from_secs(2);
 /// Pause after the host failed to say what happened.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// What a client of the API is told when the frame is down, or stays up.
-pub type DownReply = oneshot::Sender<Result<(), String>>;
+/// Why the frame is not down, or not in order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NotDown {
+    /// It stays up; the reason.
+    Refused(String),
+    /// It cannot be brought down in order, and the service processor ends; the reason.
+    Failed(String),
+}
+
+/// What a client of the API is told when the frame is down, or is not.
+pub type DownReply = oneshot::Sender<Result<(), NotDown>>;
 
 /// What reaches the driver.
 #[derive(Debug)]
@@ -69,8 +78,10 @@ pub struct Setup {
 pub enum Outcome {
     /// The frame is down.
     Down,
-    /// The frame could not be brought up or down; the reason.
-    Failed(String),
+    /// The frame could not be brought up; the reason.
+    NotUp(String),
+    /// The frame could not be brought down in order; the reason.
+    NotDown(String),
 }
 
 /// The driver's queue: requests go in at the left.
@@ -164,7 +175,7 @@ impl Driver {
                 }
             }
             if self.going.as_ref().is_some_and(|going| Instant::now() > going.deadline) {
-                return Outcome::Failed("the partition manager did not bring the frame down in time".into());
+                return Outcome::NotDown("the partition manager did not bring the frame down in time".into());
             }
         }
     }
@@ -194,7 +205,8 @@ impl Driver {
 
     fn down(&mut self, request: DownRequest, reply: DownReply) {
         if self.waiters.len() >= MOST_WAITERS {
-            let _ = reply.send(Err("too many clients wait for the frame to come down already".into()));
+            let reason = "too many clients wait for the frame to come down already".into();
+            let _ = reply.send(Err(NotDown::Refused(reason)));
             return;
         }
         self.waiters.push(reply);
@@ -202,7 +214,7 @@ impl Driver {
         if self.going.as_ref().is_some_and(|going| going.immediate || !request.immediate) {
             return;
         }
-        let patience = down::patience(&self.setup.frame, request.immediate);
+        let patience = down_patience(&self.setup.frame, request.immediate);
         let (queue, socket) = (self.queue.clone(), self.setup.root.manager_socket());
         let asker = std::thread::Builder::new().name("down".into()).spawn(move || {
             let answer = down::ask(&socket, request, patience);
@@ -215,7 +227,10 @@ impl Driver {
                 self.going = Some(Going { deadline, immediate: request.immediate, accepted: false });
                 tracing::info!(immediate = request.immediate, "the frame is being brought down");
             }
-            Err(error) => self.reply(&Err(format!("cannot start a thread to ask the partition manager: {error}"))),
+            Err(error) => {
+                let reason = format!("cannot start a thread to ask the partition manager: {error}");
+                self.reply(&Err(NotDown::Refused(reason)));
+            }
         }
     }
 
@@ -229,14 +244,14 @@ impl Driver {
             Answer::Refused(reason) => {
                 tracing::warn!(reason, "the partition manager refuses to bring the frame down");
                 self.going = None;
-                self.reply(&Err(reason));
+                self.reply(&Err(NotDown::Refused(reason)));
             }
             // A manager that went away in the middle is replaced and asked no more; its deadline stands.
             Answer::Silent(reason) => tracing::warn!(reason, "the partition manager did not answer"),
         }
     }
 
-    fn reply(&mut self, answer: &Result<(), String>) {
+    fn reply(&mut self, answer: &Result<(), NotDown>) {
         for waiter in self.waiters.drain(..) {
             // A client that left does not want to know.
             let _ = waiter.send(answer.clone());
@@ -317,7 +332,7 @@ impl Driver {
             return None;
         }
         self.failures += 1;
-        (self.failures >= MOST_FIRST_FAILURES).then(|| Outcome::Failed(reason.to_owned()))
+        (self.failures >= MOST_FIRST_FAILURES).then(|| Outcome::NotUp(reason.to_owned()))
     }
 
     fn lost(&self, pid: u32, how: &str) {
@@ -362,15 +377,15 @@ impl Driver {
                 self.setup.log.raise(Event::new(Code::FrameDown, Vec::new(), text));
                 Ok(())
             }
-            Outcome::Failed(reason) => {
+            Outcome::NotUp(reason) | Outcome::NotDown(reason) => {
                 self.keeper.hold();
                 if let Err(error) = self.keeper.kill() {
                     tracing::error!(%error, "cannot end the partition manager");
                 }
-                Err(reason.clone())
+                Err(NotDown::Failed(reason.clone()))
             }
         };
-        if !self.setup.log.flush(FLUSH) {
+        if !self.setup.log.close(FLUSH) {
             tracing::error!("the last events could not be put into the log");
         }
         self.reply(&answer);

@@ -39,6 +39,7 @@ enum Request {
     Read(Selection, usize, oneshot::Sender<Result<Vec<LoggedEvent>, String>>),
     Own(Box<Event>),
     Flush(Sender<bool>),
+    Close(Sender<bool>),
 }
 
 /// Why the log does not answer.
@@ -116,8 +117,18 @@ impl Log {
     /// Waits until everything raised so far is in the log; false when it is not within `timeout`.
     #[must_use]
     pub fn flush(&self, timeout: Duration) -> bool {
+        self.settled(Request::Flush, timeout)
+    }
+
+    /// The same, and closes the database, which leaves one file behind instead of three.
+    #[must_use]
+    pub fn close(&self, timeout: Duration) -> bool {
+        self.settled(Request::Close, timeout)
+    }
+
+    fn settled(&self, request: impl FnOnce(Sender<bool>) -> Request, timeout: Duration) -> bool {
         let (reply, answer) = bounded(1);
-        self.queue.send_timeout(Request::Flush(reply), timeout).is_ok() && answer.recv_timeout(timeout) == Ok(true)
+        self.queue.send_timeout(request(reply), timeout).is_ok() && answer.recv_timeout(timeout) == Ok(true)
     }
 }
 
@@ -160,6 +171,13 @@ impl Keeper {
                 Ok(Request::Flush(reply)) => {
                     self.settle();
                     let _ = reply.try_send(self.own.is_empty());
+                }
+                Ok(Request::Close(reply)) => {
+                    self.settle();
+                    self.store = None;
+                    let _ = reply.try_send(self.own.is_empty());
+                    // The process is about to end; whoever asks for more is too late.
+                    return;
                 }
                 Err(crossbeam_channel::RecvTimeoutError::Timeout) => self.settle(),
                 Err(crossbeam_channel::RecvTimeoutError::Disconnected) => return,

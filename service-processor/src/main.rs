@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
+use frame::api::NOT_DOWN;
 use frame::root::Root;
 use service_processor::driver::{Outcome, Setup};
 use service_processor::errors::Error;
@@ -43,7 +44,7 @@ fn main() -> ExitCode {
     let Verb::Run { run, state, file, manager_binary } = Arguments::parse().verb;
     tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).with_target(false).init();
     match serve(Root { run, state }, file.as_deref(), manager_binary) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(status) => status,
         Err(error) => {
             eprintln!("error: {error:#}");
             ExitCode::FAILURE
@@ -51,7 +52,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn serve(root: Root, file: Option<&Path>, manager: Option<PathBuf>) -> Result<()> {
+fn serve(root: Root, file: Option<&Path>, manager: Option<PathBuf>) -> Result<ExitCode> {
     let manager = match manager {
         Some(manager) => manager,
         None => std::env::current_exe().context("cannot find this executable")?.with_file_name("partition-manager"),
@@ -92,7 +93,11 @@ fn serve(root: Root, file: Option<&Path>, manager: Option<PathBuf>) -> Result<()
     }
     let _ = std::fs::remove_file(socket);
     match outcome? {
-        Outcome::Down => Ok(()),
-        Outcome::Failed(reason) => bail!(reason),
+        Outcome::Down => Ok(ExitCode::SUCCESS),
+        Outcome::NotUp(reason) => bail!(reason),
+        Outcome::NotDown(reason) => {
+            tracing::error!("{reason}");
+            Ok(ExitCode::from(NOT_DOWN))
+        }
     }
 }

@@ -1,11 +1,13 @@
 //! What the daemons' APIs say: HTTP and JSON over Unix sockets. Sizes are integer bytes.
 
+use crate::declare::Frame;
 use crate::event::Event;
 use crate::inventory::Inventory;
 use crate::name::Name;
 use crate::state::State;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 /// A row of `lpar ls`: one partition, flat.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -228,6 +230,24 @@ pub struct CgroupReport {
     /// Directories below which the partitions' groups are made.
     pub directories: Vec<String>,
 }
+
+/// How long bringing `frame` down may take in order: its longest shutdown ladder, and what the manager needs
+/// besides.
+#[must_use]
+pub fn down_patience(frame: &Frame, immediate: bool) -> Duration {
+    if immediate {
+        return Duration::from_secs(10);
+    }
+    let ladders = frame.partitions.iter().map(|partition| {
+        let shutdown = partition.shutdown;
+        [shutdown.ask_ms, shutdown.button_ms, shutdown.nmi_ms].into_iter().map(u64::from).sum::<u64>()
+    });
+    Duration::from_millis(ladders.max().unwrap_or_default()) + Duration::from_secs(20)
+}
+
+/// Exit status of a service processor that was asked to bring the frame down and could not: whoever supervises
+/// it ends what is left.
+pub const NOT_DOWN: u8 = 3;
 
 /// Path of the list of partitions.
 pub const PARTITIONS: &str = "/v1/partitions";

@@ -2,10 +2,10 @@
 
 use crate::arguments::Common;
 use crate::daemons::patiently;
-use crate::failure::{Failure, Outcome, refuse};
-use crate::lock::Holder;
+use crate::failure::{Failure, Outcome, refuse, say};
+use crate::lock::{Holder, Lock};
 use crate::roots::{self, WhichError};
-use crate::supervisor::patience;
+use crate::supervisor::{clean, patience};
 use crate::up;
 use crate::verbs::{json, print};
 use anyhow::Context;
@@ -27,6 +27,7 @@ pub fn down(common: &Common, request: DownRequest) -> Outcome {
     let root = match roots::running(common) {
         Ok(root) => root,
         Err(reason @ (WhichError::None | WhichError::NotThere(_))) => {
+            clean_stale(common);
             // Done already is done.
             return if common.json { json(&serde_json::json!({})) } else { print(&format!("{reason}\n")) };
         }
@@ -38,11 +39,26 @@ pub fn down(common: &Common, request: DownRequest) -> Outcome {
         None => None,
     };
     match supervisor {
-        Some(supervisor) => with_supervisor(&root, &supervisor, request)?,
-        None => up::bring_down_what_was_left(&root, request)?,
+        // One that ended stays to be seen until its parent has waited for it.
+        Some(supervisor) if supervised(&supervisor)? => with_supervisor(&root, &supervisor, request)?,
+        _ => up::bring_down_what_was_left(&root, request)?,
     }
     let name = holder.map(|holder| holder.frame.to_string()).unwrap_or_default();
     if common.json { json(&serde_json::json!({ "frame": name })) } else { print(&format!("frame {name} is down\n")) }
+}
+
+/// Removes the files of a frame that nobody runs any more, if they can be told.
+fn clean_stale(common: &Common) {
+    let root = match (&common.root, &common.frame) {
+        (Some(directory), _) => std::path::absolute(directory).ok().map(|directory| Root::under(&directory)),
+        (None, Some(name)) => roots::of_frame(common, name).ok(),
+        (None, None) => None,
+    };
+    // Only what a supervisor left has a lock, and only one that is free is nobody's.
+    let Some(root) = root.filter(|root| root.lock().exists()) else { return };
+    if let Ok(Some(lock)) = Lock::take(&root.lock()) {
+        clean(&root, lock);
+    }
 }
 
 fn with_supervisor(root: &Root, supervisor: &Handle, request: DownRequest) -> Outcome {
@@ -60,9 +76,11 @@ fn with_supervisor(root: &Root, supervisor: &Handle, request: DownRequest) -> Ou
         Err(HttpError::Refused { status: 409, message }) if supervised(supervisor)? => {
             refuse!("the frame stays up: {message}")
         }
+        // The supervisor ends what is left, unasked.
+        Err(HttpError::Refused { status: 500, message }) => say!("note: {message}; what is left is ended"),
         Err(error) if supervised(supervisor)? => {
             // Its service processor is of no use; the supervisor gets by without it.
-            crate::failure::say!("note: {error}; the supervisor is asked instead");
+            say!("note: {error}; the supervisor is asked instead");
             for _ in 0..if request.immediate { 2 } else { 1 } {
                 supervisor.signal(Signal::TERM).context("cannot ask the supervisor")?;
             }

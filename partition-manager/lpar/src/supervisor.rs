@@ -14,7 +14,7 @@ use crate::failure::{Outcome, refuse, say};
 use crate::host;
 use crate::lock::{Holder, Lock};
 use anyhow::Context;
-use frame::api::{DOWN, DownRequest};
+use frame::api::{DOWN, DownRequest, NOT_DOWN, down_patience};
 use frame::declare::Frame;
 use frame::name::Name;
 use frame::root::Root;
@@ -37,8 +37,6 @@ use std::time::{Duration, Instant};
 const GRACE: Duration = Duration::from_secs(15);
 /// Time for bringing the frame down when it is not known how long its partitions may take.
 const UNKNOWN: Duration = Duration::from_secs(60);
-/// What the service processor adds to the longest shutdown ladder.
-const PROCESSOR_GRACE: Duration = Duration::from_secs(20);
 /// How long processes may take to end by themselves once the frame is down.
 const ORDERLY_END: Duration = Duration::from_secs(2);
 /// How long until a service processor that was away is asked again.
@@ -213,7 +211,7 @@ impl Supervisor {
                         if gave_up && first {
                             refuse!("the frame {} did not come up{}", self.job.frame, self.job.log.reason());
                         }
-                        if gave_up && going.is_some() {
+                        if end == End::Exited(NOT_DOWN.into()) || (gave_up && going.is_some()) {
                             refuse!(
                                 "the frame {} did not come down in order and was stopped{}",
                                 self.job.frame,
@@ -278,7 +276,7 @@ impl Supervisor {
                         let _ = answers.send(message);
                         return;
                     }
-                    Err(error) if error.is_away() || matches!(error, HttpError::Refused { .. }) => {
+                    Err(error) if error.is_away() || matches!(error, HttpError::Refused { status: 503, .. }) => {
                         if left.is_zero() {
                             return;
                         }
@@ -306,11 +304,5 @@ fn refused(answered: &Receiver<String>) -> Option<String> {
 #[must_use]
 pub fn patience(root: &Root, immediate: bool) -> Duration {
     let frame = std::fs::read(root.applied_frame()).ok().and_then(|text| serde_json::from_slice::<Frame>(&text).ok());
-    let Some(frame) = frame else { return UNKNOWN };
-    let ladders = frame.partitions.iter().map(|partition| {
-        let shutdown = partition.shutdown;
-        [shutdown.ask_ms, shutdown.button_ms, shutdown.nmi_ms].into_iter().map(u64::from).sum::<u64>()
-    });
-    let longest = if immediate { 0 } else { ladders.max().unwrap_or_default() };
-    Duration::from_millis(longest) + PROCESSOR_GRACE
+    frame.map_or(UNKNOWN, |frame| down_patience(&frame, immediate))
 }

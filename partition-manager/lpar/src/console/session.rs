@@ -36,6 +36,8 @@ pub enum End {
 pub struct Session {
     console: UnixStream,
     signals: UnixStream,
+    /// Without signals to take nothing is ever sent here; closed, it would read as one.
+    _sender: UnixStream,
     raw: bool,
     escape: Option<Escape>,
     waiting: Vec<u8>,
@@ -59,6 +61,7 @@ impl Session {
         let session = Self {
             console,
             signals,
+            _sender: sender.try_clone().context("cannot take signals")?,
             raw: terminal,
             escape: terminal.then(Escape::default),
             waiting: Vec::new(),
