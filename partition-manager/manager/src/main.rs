@@ -63,9 +63,7 @@ fn manage(run: PathBuf, state: PathBuf, partition_binary: Option<PathBuf>) -> an
     let root = Root { run, state };
     // One manager at a time: the lock goes with this process, whatever ends it.
     let directory = std::fs::File::open(&root.run)?;
-    if rustix::fs::flock(&directory, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_err() {
-        bail!("another manager is in control of {}; it must end first", root.run.display());
-    }
+    lock(&directory, &root)?;
     let path = root.applied_frame();
     let text =
         std::fs::read(&path).with_context(|| format!("the frame in force, {}, cannot be read", path.display()))?;
@@ -93,6 +91,19 @@ fn manage(run: PathBuf, state: PathBuf, partition_binary: Option<PathBuf>) -> an
         Outcome::Left => tracing::info!("the manager ends; the partitions run on"),
     }
     Ok(())
+}
+
+/// Locks the run directory. A manager that just died may have left a child that is about to become a
+/// partition and still has the lock, but not for long.
+fn lock(directory: &std::fs::File, root: &Root) -> anyhow::Result<()> {
+    for _ in 0..100 {
+        match rustix::fs::flock(directory, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(()),
+            Err(rustix::io::Errno::WOULDBLOCK) => std::thread::sleep(std::time::Duration::from_millis(10)),
+            Err(errno) => return Err(errno).with_context(|| format!("{} cannot be locked", root.run.display())),
+        }
+    }
+    bail!("another manager is in control of {}; it must end first", root.run.display())
 }
 
 /// SIGTERM ends the manager and leaves the partitions running. What a terminal sends to the whole group is

@@ -161,8 +161,7 @@ mod tests {
         let door = directory.path().join("door");
         let doors = [OwnedFd::from(std::fs::File::create(&door).unwrap())];
         let script = directory.path().join("script");
-        let text =
-            "#!/bin/sh\ncd ${0%/*}\nfor f in /proc/$$/fd/*; do [ -e $f ] && echo ${f##*/}; done >fds\nexport -p >environment\n";
+        let text = "#!/bin/sh\ncd ${0%/*}\nfor f in /proc/$$/fd/*; do [ -e $f ] && echo ${f##*/}; done >fds\nexport -p >environment\n";
         std::fs::write(&script, text).unwrap();
         std::fs::set_permissions(&script, PermissionsExt::from_mode(0o755)).unwrap();
         let mut child = spawn(&script, "partition: t", &listener, &doors).unwrap();

@@ -1,6 +1,6 @@
 //! The groups of one frame: made, written, joined, emptied and removed.
 
-use super::hierarchy::{Hierarchy, find};
+use super::hierarchy::{Controller, Hierarchy, find};
 use super::limits::{Limits, files};
 use frame::name::Name;
 use std::fs;
@@ -10,6 +10,10 @@ use std::path::{Path, PathBuf};
 
 /// Name of the directory above all frames.
 const ALL_FRAMES: &str = "bulkhead";
+/// What a frame weighs against each other task or group of the host, in version 1 and 2: ten of them. Without
+/// it a handful of busy tasks would outweigh all partitions together; with much more, a partition that takes
+/// what is spare would starve its own manager.
+const FRAME_WEIGHT: [(&str, &str); 2] = [("cpu.shares", "10240"), ("cpu.weight", "1000")];
 /// Most process numbers that are read from one group.
 const MOST_MEMBERS: usize = 4096;
 
@@ -67,6 +71,10 @@ impl Groups {
                 enable(directory, hierarchy)?;
             } else {
                 inherit(directory)?;
+            }
+            if hierarchy.controllers.contains(&Controller::Cpu) {
+                let (file, weight) = FRAME_WEIGHT[usize::from(hierarchy.unified)];
+                put(&directory.join(file), weight)?;
             }
         }
         Ok(())
