@@ -220,31 +220,15 @@ impl Driver {
     }
 
     fn take(&mut self, from: Connection, packet: Packet<Request>, descriptors: Vec<OwnedFd>) {
-        let mut payload = Payload::None;
-        let asked = match packet.message {
-            Request::Hello => Asked::Hello,
-            Request::Launch(spec) => {
-                payload = Payload::Launch(spec, descriptors);
-                Asked::Launch
-            }
-            Request::Start => Asked::Start,
-            Request::Ask => Asked::Ask,
-            Request::PowerButton => Asked::PowerButton,
-            Request::Nmi => Asked::Nmi,
-            Request::Stop => Asked::Stop,
-            Request::Input(bytes) => {
-                payload = Payload::Input(bytes);
-                Asked::Input
-            }
-            Request::Acknowledge => Asked::Acknowledge,
-            Request::Ping => Asked::Ping,
-        };
+        let (asked, payload) = sort(packet.message, descriptors);
         self.step(Input::Packet { from, epoch: packet.epoch, asked }, payload);
     }
 
     /// Takes what virtual processors and the communication channel have to say.
     fn hear(&mut self) {
         while let Ok((processor, message)) = self.messages.try_recv() {
+            // What a guest answered before it ended comes before its end.
+            self.hear_answer();
             let input = match message {
                 Message::Prepared(_) => continue,
                 Message::Entered => Input::Entered,
@@ -254,6 +238,10 @@ impl Driver {
             };
             self.step(input, Payload::None);
         }
+        self.hear_answer();
+    }
+
+    fn hear_answer(&mut self) {
         if let Some(answer) = self.partition.as_ref().and_then(|partition| partition.devices.channel.take()) {
             self.step(Input::Answered(answer), Payload::None);
         }
@@ -369,6 +357,23 @@ impl Driver {
         let packet = Packet::new(self.lifecycle.epoch(), report);
         self.socket(id).is_some_and(|socket| packet::send(socket, &packet, descriptors).is_ok())
     }
+}
+
+/// What a request asks for, and what comes with it. Descriptors where none belong are closed.
+fn sort(request: Request, descriptors: Vec<OwnedFd>) -> (Asked, Payload) {
+    let asked = match request {
+        Request::Launch(spec) => return (Asked::Launch, Payload::Launch(spec, descriptors)),
+        Request::Input(bytes) => return (Asked::Input, Payload::Input(bytes)),
+        Request::Hello => Asked::Hello,
+        Request::Start => Asked::Start,
+        Request::Ask => Asked::Ask,
+        Request::PowerButton => Asked::PowerButton,
+        Request::Nmi => Asked::Nmi,
+        Request::Stop => Asked::Stop,
+        Request::Acknowledge => Asked::Acknowledge,
+        Request::Ping => Asked::Ping,
+    };
+    (asked, Payload::None)
 }
 
 fn add(epoll: &OwnedFd, to: impl AsFd, data: u64) -> io::Result<()> {

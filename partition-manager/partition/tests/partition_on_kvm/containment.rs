@@ -18,14 +18,22 @@ pub const TESTS: &[Test] = &[("it_runs_as_another_user_in_an_empty_root", empty_
 /// An identity that owns nothing.
 const NOBODY: u32 = 65_534;
 
+/// Copies a file in another process: a child that another test forks at that moment would keep the copy open
+/// for writing, and then it could not be executed.
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    let status = Command::new("cp").arg("-L").arg(from).arg(to).status().context("cp")?;
+    ensure!(status.success(), "cp: {status}");
+    Ok(())
+}
+
 /// Copies the binary and what the dynamic loader wants of the file system before the first instruction.
 fn furnish(root: &Path) -> Result<()> {
-    std::fs::copy(binary(), root.join("partition"))?;
+    copy(binary(), &root.join("partition"))?;
     let listed = Command::new("ldd").arg(binary()).output().context("ldd")?;
     for word in String::from_utf8(listed.stdout)?.split_whitespace().filter(|word| word.starts_with('/')) {
         let to = root.join(word.trim_start_matches('/'));
         std::fs::create_dir_all(to.parent().context("no directory")?)?;
-        std::fs::copy(word, to)?;
+        copy(Path::new(word), &to)?;
     }
     Ok(())
 }

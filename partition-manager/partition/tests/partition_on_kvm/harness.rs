@@ -298,6 +298,8 @@ pub struct Partition {
     pub processors: Vec<OwnedFd>,
     /// Console bytes that were read.
     seen: u64,
+    /// Those of them that nobody has asked for yet.
+    rest: String,
 }
 
 impl Partition {
@@ -319,7 +321,7 @@ impl Partition {
         match manager.report()? {
             (Report::Ready, processors) => {
                 ensure!(processors.len() == setup.processors.len(), "{} processors", processors.len());
-                Ok(Self { process, manager, given, processors, seen: 0 })
+                Ok(Self { process, manager, given, processors, seen: 0, rest: String::new() })
             }
             (other, _) => bail!("{other:?} instead of Ready"),
         }
@@ -397,12 +399,14 @@ impl Partition {
         }
     }
 
-    /// Console output up to `text`.
+    /// Console output up to `text`, which is its end.
     pub fn until(&mut self, text: &str) -> Result<String> {
-        let mut seen = String::new();
+        let mut seen = std::mem::take(&mut self.rest);
         while !seen.contains(text) {
             seen += &self.output().with_context(|| format!("waiting for {text:?} after {seen:?}"))?;
         }
+        let end = seen.find(text).map_or(seen.len(), |at| at + text.len());
+        self.rest = seen.split_off(end);
         Ok(seen)
     }
 
@@ -435,7 +439,7 @@ pub fn failure(setup: &Setup, change: impl FnOnce(&mut LaunchSpec, &mut Given) -
     change(&mut spec, &mut given)?;
     manager.send_with(Request::Launch(Box::new(spec)), &given.descriptors())?;
     // The process must not lose its last word because of what it did not read.
-    manager.send(Request::Start)?;
+    let _ = manager.send(Request::Start);
     let status = process.wait()?;
     ensure!(status.code() == Some(1), "{status}");
     match manager.report()?.0 {
