@@ -4,12 +4,16 @@
 //! on where it ended. Times are milliseconds of the host's monotonic clock. Whatever a partition does, the
 //! end of its process comes in once, as [`Input::Gone`], and raises exactly one event.
 
+mod ending;
+mod restored;
+mod stopping;
+
 use crate::api::ShutdownRequest;
 use crate::code::Code;
 use crate::declare::Shutdown;
-use crate::ladder::{Decision, Ladder, Rung};
+use crate::ladder::{Ladder, Rung};
 use crate::name::Name;
-use crate::record::{Cause, Final, Registers};
+use crate::record::{Final, Registers};
 use crate::state::State;
 use crate::wire::{ChannelAnswer, Phase};
 use serde::{Deserialize, Serialize};
@@ -393,98 +397,6 @@ impl Lifecycle {
         vec![raise(Code::PartitionRunning, text), Effect::Answer(Answer::Active)]
     }
 
-    fn shutdown(&mut self, now: u64, request: ShutdownRequest, down: bool) -> Vec<Effect> {
-        match self.stage {
-            Stage::Off if request.restart && !down => {
-                vec![Effect::Refuse(format!("partition {} is not active; use `lpar activate {0}`", self.name))]
-            }
-            Stage::Off => {
-                if self.state == State::Error {
-                    self.become_state(State::NotActivated, String::new());
-                }
-                vec![Effect::Answer(Answer::Inactive)]
-            }
-            Stage::Waiting if request.restart && !down => {
-                self.restarts.clear();
-                self.make()
-            }
-            Stage::Waiting | Stage::Making => {
-                let mut effects = vec![raise(Code::PartitionStopped, self.stopped_text())];
-                effects.extend(self.off(State::NotActivated, String::new()));
-                effects
-            }
-            _ => self.descend(now, request, down),
-        }
-    }
-
-    fn descend(&mut self, now: u64, request: ShutdownRequest, down: bool) -> Vec<Effect> {
-        if let Some(stopping) = &mut self.stopping {
-            stopping.restart = request.restart && !down;
-            if down {
-                stopping.ladder.forbid_denial();
-            }
-            if !request.immediate || self.ending.is_some() {
-                return vec![];
-            }
-            let decision = stopping.ladder.hurry(now);
-            return self.decided(decision);
-        }
-        // Before its guest runs there is nobody to ask.
-        let immediate = request.immediate || self.stage != Stage::Running;
-        let (ladder, rung) = Ladder::begin(self.deadlines, immediate, !down, now);
-        self.stopping = Some(Stopping { ladder, restart: request.restart && !down });
-        self.become_state(State::ShuttingDown, String::new());
-        if self.ending.is_some() {
-            return vec![];
-        }
-        self.until = None;
-        self.take(rung)
-    }
-
-    fn take(&mut self, rung: Rung) -> Vec<Effect> {
-        self.killed |= rung == Rung::Kill;
-        vec![Effect::Take(rung)]
-    }
-
-    fn decided(&mut self, decision: Decision) -> Vec<Effect> {
-        match decision {
-            Decision::Keep => vec![],
-            Decision::Take { rung, escalated } => {
-                let mut effects = vec![];
-                if escalated {
-                    let text = format!("partition {} is still there; next is {}", self.name, rung.as_str());
-                    effects.push(raise(Code::ShutdownEscalated, text));
-                }
-                effects.extend(self.take(rung));
-                effects
-            }
-            Decision::Refused => {
-                self.stopping = None;
-                self.become_state(State::Running, String::new());
-                let text = format!("the guest of partition {} objects to its shutdown; it keeps running", self.name);
-                vec![raise(Code::ShutdownDenied, text), Effect::Answer(Answer::Denied)]
-            }
-        }
-    }
-
-    /// The guest ended, or the launch failed; the process is about to go.
-    fn ends(&mut self, now: u64, ending: Ending) -> Vec<Effect> {
-        if !self.stage.has_process() || self.ending.is_some() {
-            return vec![];
-        }
-        let acknowledge = matches!(ending, Ending::Final(_));
-        self.ending = Some(ending);
-        self.until = Some(now.saturating_add(LEAVE_MS));
-        if acknowledge { vec![Effect::Acknowledge] } else { vec![] }
-    }
-
-    /// Gives up on the process.
-    fn fails(&mut self, now: u64, reason: String) -> Vec<Effect> {
-        self.ends(now, Ending::Failed(reason));
-        self.until = None;
-        self.take(Rung::Kill)
-    }
-
     fn time(&mut self, now: u64) -> Vec<Effect> {
         if self.until.is_some_and(|until| until <= now) {
             self.until = None;
@@ -506,207 +418,15 @@ impl Lifecycle {
         }
     }
 
-    fn restored(&mut self, now: u64, alive: bool) -> Vec<Effect> {
-        match (self.stage, alive) {
-            (Stage::Off | Stage::Waiting, _) => vec![],
-            (Stage::Running, true) => {
-                if self.ending.is_some() {
-                    self.until = Some(now.saturating_add(LEAVE_MS));
-                }
-                if self.killed { vec![Effect::Take(Rung::Kill)] } else { vec![] }
-            }
-            (_, true) => {
-                self.stage = if self.stage == Stage::Making { Stage::Connecting } else { self.stage };
-                self.until = if self.stopping.is_some() && self.ending.is_none() {
-                    None
-                } else {
-                    Some(now.saturating_add(if self.ending.is_some() { LEAVE_MS } else { START_MS }))
-                };
-                if self.killed { vec![Effect::Take(Rung::Kill)] } else { vec![] }
-            }
-            (Stage::Running, false) => self.vanished(now),
-            (_, false) if self.stopping.is_some() || self.ending.is_some() => self.vanished(now),
-            (_, false) => {
-                // The activation was not finished: whatever of it there was is gone, so it begins anew.
-                self.stage = Stage::Making;
-                self.attempts += 1;
-                if self.attempts >= ATTEMPTS {
-                    let reason = format!("the manager was lost {ATTEMPTS} times while it started this partition");
-                    return self.make_failed(&reason);
-                }
-                let mut effects = vec![Effect::Reap];
-                effects.extend(self.make());
-                effects
-            }
-        }
-    }
-
-    fn vanished(&mut self, now: u64) -> Vec<Effect> {
-        self.stage = if self.stage.has_process() { self.stage } else { Stage::Connecting };
-        let how = "it ended while no manager was there to see it, cause unknown".to_owned();
-        self.gone(now, End { how, ..End::default() })
-    }
-
-    /// The process is gone: the one place where a life ends.
-    fn gone(&mut self, now: u64, end: End) -> Vec<Effect> {
-        if !self.stage.has_process() {
-            return vec![];
-        }
-        let ending = self.ending.take().or_else(|| end.last.clone().map(|last| Ending::Final(Box::new(last))));
-        let verdict = self.judge(ending.as_ref(), &end);
-        let mut data = match &ending {
-            Some(Ending::Final(last)) => serde_json::json!({
-                "cause": last.cause, "processor": last.processor, "registers": last.registers,
-            }),
-            Some(Ending::Failed(reason)) => serde_json::json!({ "reason": reason }),
-            None => serde_json::json!({ "registers": end.registers }),
-        };
-        if let Some(object) = data.as_object_mut() {
-            object.insert("process".into(), end.how.into());
-        }
-        let mut effects = vec![Effect::Raise { code: verdict.code, text: verdict.text, data }];
-        if verdict.restart {
-            effects.push(Effect::Reap);
-            effects.extend(self.restart(now, verdict.asked));
-        } else {
-            effects.extend(self.off(verdict.state, verdict.reason));
-        }
-        effects
-    }
-
-    fn judge(&self, ending: Option<&Ending>, end: &End) -> Verdict {
-        let name = &self.name;
-        let by_operator = self.stopping.is_some();
-        let restart = self.stopping.is_some_and(|stopping| stopping.restart);
-        let stopped = Verdict {
-            code: if restart { Code::PartitionRestarted } else { Code::PartitionStopped },
-            text: if restart {
-                format!("partition {name} restarts: an operator asked for it")
-            } else {
-                self.stopped_text()
-            },
-            state: State::NotActivated,
-            reason: String::new(),
-            restart,
-            asked: true,
-        };
-        let failed = |code, reason: String| Verdict {
-            code,
-            text: format!("partition {name}: {reason}"),
-            state: State::Error,
-            reason,
-            restart: false,
-            asked: false,
-        };
-        match ending {
-            Some(Ending::Final(last)) if last.cause.is_orderly() => match last.cause {
-                _ if by_operator => stopped,
-                Cause::Reset => Verdict {
-                    code: Code::PartitionRestarted,
-                    text: format!("partition {name} restarts: its guest asked for it"),
-                    restart: true,
-                    asked: false,
-                    ..stopped
-                },
-                Cause::PowerOff => Verdict {
-                    code: Code::PartitionPoweredOff,
-                    text: format!("partition {name} powered itself off"),
-                    ..stopped
-                },
-                _ => stopped,
-            },
-            Some(Ending::Final(last)) => failed(code_of(&last.cause), last.cause.to_string()),
-            // Killed on the ladder, or before its guest ran.
-            _ if by_operator && (self.killed || self.stage != Stage::Running) => stopped,
-            Some(Ending::Failed(reason)) => Verdict {
-                text: format!("partition {name} could not be activated: {reason}"),
-                ..failed(Code::ActivationFailed, reason.clone())
-            },
-            None if self.stage != Stage::Running => {
-                let reason = format!("its process ended before its guest ran: {}", end.how);
-                Verdict {
-                    text: format!("partition {name} could not be activated: {reason}"),
-                    ..failed(Code::ActivationFailed, reason)
-                }
-            }
-            None => failed(Code::ProcessLost, format!("its process ended without a final record: {}", end.how)),
-        }
-    }
-
-    fn restart(&mut self, now: u64, asked: bool) -> Vec<Effect> {
-        if asked {
-            return self.make();
-        }
-        self.restarts.retain(|&at| at.saturating_add(RESTARTS_MS) > now);
-        if self.restarts.len() < RESTARTS {
-            self.restarts.push(now);
-            return self.make();
-        }
-        self.stage = Stage::Waiting;
-        self.until = Some(now.saturating_add(RESTART_DELAY_MS));
-        self.killed = false;
-        let reason = format!(
-            "its guest restarted {RESTARTS} times within {} s; the next start waits {} s",
-            RESTARTS_MS / 1000,
-            RESTART_DELAY_MS / 1000
-        );
-        self.become_state(State::Starting, reason);
-        vec![]
-    }
-
-    fn off(&mut self, state: State, reason: String) -> Vec<Effect> {
-        let answer = if state == State::Error { Answer::Failed(reason.clone()) } else { Answer::Inactive };
-        self.become_state(state, reason);
-        self.stage = Stage::Off;
-        self.until = None;
-        self.stopping = None;
-        self.ending = None;
-        self.killed = false;
-        vec![Effect::Reap, Effect::Release, Effect::Answer(answer)]
-    }
-
     fn become_state(&mut self, state: State, reason: String) {
         debug_assert!(self.state == state || self.state.may_become(state), "{} to {state}", self.state);
         self.state = state;
         self.reason = reason;
     }
-
-    fn stopped_text(&self) -> String {
-        let how = match &self.stopping {
-            Some(_) if self.killed => "its process was killed".to_owned(),
-            Some(stopping) => format!("it ended after {}", stopping.ladder.rung().as_str()),
-            None => "an operator asked for it".to_owned(),
-        };
-        format!("partition {} was shut down: {how}", self.name)
-    }
-}
-
-/// What the end of a process means.
-struct Verdict {
-    code: Code,
-    text: String,
-    state: State,
-    reason: String,
-    restart: bool,
-    /// Whether an operator asked for the restart.
-    asked: bool,
 }
 
 fn raise(code: Code, text: String) -> Effect {
     Effect::Raise { code, text, data: serde_json::json!({}) }
-}
-
-/// The reference code of an end that nobody wanted.
-fn code_of(cause: &Cause) -> Code {
-    match cause {
-        Cause::TripleFault => Code::TripleFault,
-        Cause::InternalError { .. } | Cause::UnhandledExit { .. } => Code::InternalError,
-        Cause::FailEntry { .. } | Cause::RunFailed { .. } => Code::RunFailed,
-        Cause::MonitorFailed { .. } => Code::MonitorFailed,
-        Cause::PowerOff => Code::PartitionPoweredOff,
-        Cause::Reset => Code::PartitionRestarted,
-        Cause::Stopped => Code::PartitionStopped,
-    }
 }
 
 #[cfg(test)]

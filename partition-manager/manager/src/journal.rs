@@ -94,23 +94,15 @@ pub fn remove(path: &Path) {
 pub fn open(path: &Path, boot: &str, frame: &Name) -> Result<Opened, JournalError> {
     let mut aside = Vec::new();
     let mut journal = attempt(path, &mut aside)?;
-    for (fact, expected) in [("boot", boot), ("frame", frame.as_str())] {
-        match journal.fact::<String>(fact)? {
-            Some(found) if found != expected => {
-                let kept = path.with_extension("db.stale");
-                drop(journal);
-                for (from, to) in side_files(path).iter().zip(side_files(&kept)) {
-                    // A side file that is not there is no loss.
-                    let _ = std::fs::rename(from, to);
-                }
-                aside.push(format!(
-                    "the journal was of another {fact} ({found}) and was put aside as {}",
-                    kept.display()
-                ));
-                journal = attempt(path, &mut aside)?;
-            }
-            _ => {}
+    if let Some(reason) = journal.unfit(boot, frame) {
+        let kept = path.with_extension("db.stale");
+        drop(journal);
+        for (from, to) in side_files(path).iter().zip(side_files(&kept)) {
+            // A side file that is not there is no loss.
+            let _ = std::fs::rename(from, to);
         }
+        aside.push(format!("the journal {reason} and was put aside as {}", kept.display()));
+        journal = attempt(path, &mut aside)?;
     }
     journal.set_fact("boot", &boot)?;
     journal.set_fact("frame", &frame)?;
@@ -126,6 +118,25 @@ fn attempt(path: &Path, aside: &mut Vec<String>) -> Result<Journal, JournalError
 }
 
 impl Journal {
+    /// Why this journal is of no use to a manager of `frame` in the boot `boot`.
+    fn unfit(&self, boot: &str, frame: &Name) -> Option<String> {
+        let facts = [("boot", boot), ("frame", frame.as_str())];
+        let other = facts.into_iter().find_map(|(fact, expected)| match self.fact::<String>(fact) {
+            Ok(Some(found)) if found != expected => Some(format!("was of another {fact} ({found})")),
+            Ok(_) => None,
+            Err(error) => Some(format!("cannot be read ({error})")),
+        });
+        let read = || {
+            for kept in self.partitions()? {
+                self.steps(&kept.declared.name)?;
+            }
+            self.oldest(1)?;
+            self.epoch().map(|_| ())
+        };
+        // Another version of the manager may have written other things.
+        other.or_else(|| read().err().map(|error| format!("cannot be read ({error})")))
+    }
+
     /// One fact about the frame.
     ///
     /// # Errors
@@ -319,6 +330,17 @@ mod tests {
         assert_eq!(second.aside.len(), 1);
         assert!(second.journal.steps(&name("a")).unwrap().is_empty());
         assert!(directory.path().join("manager.db.stale").exists());
+    }
+
+    #[test]
+    fn a_journal_that_says_other_things_is_put_aside() {
+        let directory = tempfile::tempdir().unwrap();
+        let first = opened(directory.path(), "one").journal;
+        first.database.execute("INSERT INTO partition VALUES ('a', '{\"other\": 1}')", []).unwrap();
+        drop(first);
+        let second = opened(directory.path(), "one");
+        assert!(second.aside[0].contains("cannot be read"), "{:?}", second.aside);
+        assert!(second.journal.partitions().unwrap().is_empty());
     }
 
     #[test]

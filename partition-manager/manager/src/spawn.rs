@@ -21,11 +21,11 @@ impl Seat {
     /// Takes the seat. To be called before anything else is opened.
     ///
     /// # Errors
-    /// When `/dev/null` cannot be opened.
+    /// When the host gives no descriptor.
     pub fn take() -> io::Result<Self> {
-        let null = std::fs::File::open("/dev/null")?;
+        let idle = rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC)?;
         // SAFETY: duplicates a descriptor that is open to the lowest free number from 3 on.
-        let number = unsafe { libc::fcntl(null.as_raw_fd(), libc::F_DUPFD_CLOEXEC, LISTENER) };
+        let number = unsafe { libc::fcntl(idle.as_raw_fd(), libc::F_DUPFD_CLOEXEC, LISTENER) };
         if number < 0 {
             return Err(io::Error::last_os_error());
         }

@@ -1,6 +1,7 @@
 //! The life of a partition, told and at random.
 
 use super::*;
+use crate::record::Cause;
 use proptest::prelude::*;
 
 fn life() -> Lifecycle {

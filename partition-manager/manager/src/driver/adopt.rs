@@ -54,6 +54,10 @@ impl Driver {
             let name = kept.declared.name.clone();
             let held = holdings(&self.journal.steps(&name).context("the journal cannot be read")?);
             let declared = self.settings.frame.partitions.iter().find(|one| one.name == name).cloned();
+            if declared.is_none() && !kept.lifecycle.is_active() {
+                self.journal.forget(&name)?;
+                continue;
+            }
             let mut entry = Entry { declared, ..Entry::kept(kept) };
             entry.process = self.living(&name, &held)?;
             let alive = entry.process.is_some();

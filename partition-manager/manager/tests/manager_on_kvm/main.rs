@@ -19,6 +19,8 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 
+type Test = fn() -> Result<()>;
+
 /// Why this machine cannot run the tests.
 fn lacks() -> Option<String> {
     let kvm = std::fs::OpenOptions::new().read(true).write(true).open("/dev/kvm");
@@ -30,7 +32,7 @@ fn lacks() -> Option<String> {
 }
 
 fn main() -> ExitCode {
-    let tests: [(&str, fn() -> Result<()>); 12] = [
+    let tests: [(&str, Test); 12] = [
         ("a_killed_partition_is_lost_and_comes_back", killed),
         ("a_lost_manager_is_replaced", replaced),
         ("a_manager_lost_at_any_moment_leaves_one_process_each", lost_at_any_moment),
