@@ -236,11 +236,15 @@ impl Drop for Managed {
         for pid in self.processes().unwrap_or_default() {
             let _ = signal(pid, Signal::KILL);
         }
-        let mut groups = self.groups();
-        groups.sort();
-        for group in groups.iter().rev() {
-            let _ = std::fs::remove_dir(group);
-        }
+        // A group is busy for a moment after its last process was killed.
+        let _ = until("end of the groups", || {
+            let mut groups = self.groups();
+            groups.sort();
+            for group in groups.iter().rev() {
+                let _ = std::fs::remove_dir(group);
+            }
+            Ok(groups.is_empty().then_some(()))
+        });
     }
 }
 
