@@ -16,6 +16,7 @@ pub struct Console {
     input: ChildStdin,
     output: Receiver<Vec<u8>>,
     seen: String,
+    marks: u32,
 }
 
 impl Console {
@@ -37,7 +38,7 @@ impl Console {
                 }
             }
         });
-        Ok(Self { child, input, output, seen: String::new() })
+        Ok(Self { child, input, output, seen: String::new(), marks: 0 })
     }
 
     /// Reads until `text` has been seen since the last call, and gives all up to its end.
@@ -70,12 +71,25 @@ impl Console {
         Ok(())
     }
 
+    /// Reads past everything that the console said before now: what comes next is an answer, not history.
+    ///
+    /// # Errors
+    /// When the guest does not echo what is typed.
+    pub fn past_history(&mut self) -> Result<()> {
+        self.marks += 1;
+        let mark = format!("mark-{}-{}", self.child.id(), self.marks);
+        self.type_line(&mark)?;
+        self.until(&mark)?;
+        Ok(())
+    }
+
     /// Types a command of the diagnostics payload and gives the fields `key=value` of its answer line, the
-    /// first line in which `key` is followed by `=`.
+    /// first line from now on in which `key` is followed by `=`.
     ///
     /// # Errors
     /// When no such line comes in time.
     pub fn ask(&mut self, command: &str, key: &str) -> Result<BTreeMap<String, u64>> {
+        self.past_history()?;
         self.type_line(command)?;
         self.until(&format!("{key}="))?;
         let line = format!("{key}={}", self.until("\n")?);

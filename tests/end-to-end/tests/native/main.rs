@@ -55,7 +55,7 @@ fn main() {
     let arguments = Arguments::from_args();
     let trials = TESTS.iter().map(|&(name, test, lacks)| {
         let lack = lacks();
-        let trial = Trial::test(name, move || test().map_err(|error| Failed::from(format!("{error:?}"))));
+        let trial = Trial::test(name, move || test().map_err(|error| Failed::from(format!("{error:#}"))));
         match lack {
             Some(reason) => {
                 eprintln!("skipped {name}: {reason}");

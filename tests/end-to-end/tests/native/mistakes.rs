@@ -70,9 +70,15 @@ pub fn exabytes() -> Result<()> {
 pub fn kvm_absent() -> Result<()> {
     let frame = Frame::new(TWO)?;
     let up = frame.lpar.command(["up".as_ref(), frame.file().as_os_str(), "--detach".as_ref()])?;
-    // A mount namespace of its own, in which there is no device at all.
+    // A mount namespace of its own, whose /dev has what any program needs and no KVM.
     let mut command = std::process::Command::new("unshare");
-    command.args(["--mount", "sh", "-c", "mount -t tmpfs none /dev && exec \"$@\"", "sh"]);
+    command.args([
+        "--mount",
+        "sh",
+        "-c",
+        "mount -t tmpfs none /mnt && cp -a /dev/null /dev/urandom /mnt && mount --move /mnt /dev && exec \"$@\"",
+        "sh",
+    ]);
     command.arg(up.get_program()).args(up.get_args());
     command.env("BULKHEAD_ROOT", frame.directory().join("r")).stdin(std::process::Stdio::null());
     let output = command.output()?;
