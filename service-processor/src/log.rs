@@ -69,7 +69,7 @@ impl Log {
     pub fn start(path: PathBuf, store: Option<Store>) -> Result<Self, Error> {
         let (queue, requests) = bounded(QUEUE);
         let (publish, extent) = watch::channel(Extent::default());
-        let keeper = Keeper { path, store: None, incarnation: None, own: Waiting::default(), publish };
+        let keeper = Keeper { path, store: None, incarnation: None, own: Waiting::default(), publish, closed: false };
         std::thread::Builder::new()
             .name("log".into())
             .spawn(move || keeper.run(store, &requests))
@@ -138,6 +138,7 @@ struct Keeper {
     incarnation: Option<u64>,
     own: Waiting,
     publish: watch::Sender<Extent>,
+    closed: bool,
 }
 
 impl Keeper {
@@ -175,9 +176,10 @@ impl Keeper {
                 Ok(Request::Close(reply)) => {
                     self.settle();
                     self.store = None;
+                    // Whoever asks for more is too late, and is told so: a queue that nobody reads any more
+                    // keeps its requests, and they would wait.
+                    self.closed = true;
                     let _ = reply.try_send(self.own.is_empty());
-                    // The process is about to end; whoever asks for more is too late.
-                    return;
                 }
                 Err(crossbeam_channel::RecvTimeoutError::Timeout) => self.settle(),
                 Err(crossbeam_channel::RecvTimeoutError::Disconnected) => return,
@@ -187,6 +189,9 @@ impl Keeper {
 
     /// The open database, opened again if need be.
     fn store(&mut self) -> Result<&mut Store, String> {
+        if self.closed {
+            return Err("the service processor is ending".into());
+        }
         if self.store.is_none() {
             let store = Store::open(&self.path).map_err(|error| error.to_string())?;
             self.took(store);
@@ -209,6 +214,9 @@ impl Keeper {
 
     /// Puts the own events that wait into the log, if it can be written.
     fn settle(&mut self) {
+        if self.closed {
+            return;
+        }
         if let Err(error) = self.attempt() {
             tracing::warn!(%error, "the event log cannot be written; it will be tried again");
         }
@@ -286,6 +294,18 @@ mod tests {
         let texts: Vec<_> =
             wait(log.read(Selection::After(0), 10)).unwrap().into_iter().map(|one| one.event.text).collect();
         assert_eq!(texts, ["kept in memory", "taken"]);
+    }
+
+    #[test]
+    fn a_log_that_is_closed_answers_that_it_is() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("events.db");
+        let log = Log::start(path.clone(), Store::open(&path).ok()).unwrap();
+        log.raise(event("last"));
+        assert!(log.close(LONG));
+        assert!(matches!(wait(log.read(Selection::Newest, 1)), Err(LogError::Refused(_))));
+        // Closed, the database is one file.
+        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1);
     }
 
     #[test]

@@ -11,6 +11,7 @@ use service_processor::store::Store;
 use service_processor::{api, applied, driver};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 use tokio::sync::oneshot;
 
 /// Watches the partition manager of a frame and keeps the frame's event log.
@@ -39,6 +40,9 @@ enum Verb {
         manager_binary: Option<PathBuf>,
     },
 }
+
+/// How often it is looked whether the API has ended.
+const LAST_REQUESTS: Duration = Duration::from_millis(10);
 
 fn main() -> ExitCode {
     let Verb::Run { run, state, file, manager_binary } = Arguments::parse().verb;
@@ -87,6 +91,10 @@ fn serve(root: Root, file: Option<&Path>, manager: Option<PathBuf>) -> Result<Ex
     let outcome = driver::run(Setup { root, frame, manager, log, first: file.is_some() }, requests, &messages);
     // Clients that wait for the frame to come down get their answers before the process ends.
     let _ = end.send(());
+    while !server.is_finished() {
+        // Those who ask now are told that they are too late, by losing their reply.
+        drop(messages.recv_timeout(LAST_REQUESTS));
+    }
     match server.join() {
         Ok(served) => served.context("the API's socket failed")?,
         Err(_) => bail!("the API's thread failed"),

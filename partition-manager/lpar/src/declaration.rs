@@ -1,6 +1,7 @@
 //! A frame file with all that can be said of it before anything is made.
 
 use crate::failure::{Failure, Outcome};
+use crate::show::plain;
 use anyhow::Context;
 use frame::assignment::Assignment;
 use frame::declare::Frame;
@@ -109,6 +110,23 @@ impl Declaration {
         self.verdict()
     }
 
+    /// Like [`Declaration::judge`], but a warning is one line: for a frame that is brought up, where it is said
+    /// each time.
+    ///
+    /// # Errors
+    /// [`Failure::Said`].
+    pub fn judge_briefly(&self) -> Outcome {
+        if any_error(&self.reading.diagnostics) {
+            return self.judge();
+        }
+        for diagnostic in &self.reading.diagnostics {
+            let at = diagnostic.start().map(|start| line_of(&self.text, start));
+            let place = at.map_or_else(|| self.label.clone(), |line| format!("{}:{line}", self.label));
+            crate::failure::say!("warning: {} ({})", plain(&diagnostic.message), plain(&place));
+        }
+        Ok(())
+    }
+
     /// Fails, and says nothing, when one of the diagnostics is an error.
     ///
     /// # Errors
@@ -116,6 +134,11 @@ impl Declaration {
     pub fn verdict(&self) -> Outcome {
         if any_error(&self.reading.diagnostics) { Err(Failure::Said) } else { Ok(()) }
     }
+}
+
+/// The line, from 1, that a byte of a text is in.
+fn line_of(text: &str, at: usize) -> usize {
+    text.bytes().take(at).filter(|byte| *byte == b'\n').count() + 1
 }
 
 /// Looks at every file that the frame names.
@@ -169,6 +192,12 @@ mod tests {
         assert!(matches!(fact(directory.path(), Purpose::Initrd), FileFact::NoFile(_)));
         assert!(matches!(fact(Path::new("/dev/null"), Purpose::Kernel), FileFact::NoFile(_)));
         assert_eq!(fact(&directory.path().join("missing"), Purpose::Kernel), FileFact::Missing);
+    }
+
+    #[test]
+    fn lines_count_from_one() {
+        let numbers: Vec<usize> = (0..4).map(|at| line_of("a\nb", at)).collect();
+        assert_eq!(numbers, [1, 1, 2, 2]);
     }
 
     #[test]

@@ -19,6 +19,9 @@ use std::time::Duration;
 /// What the supervisor needs beyond its daemons: also to end by force what does not end in order.
 const GRACE: Duration = Duration::from_secs(30);
 
+/// What the service processor needs to say that its patience is over.
+const ANSWER: Duration = Duration::from_secs(5);
+
 /// `lpar down [--immediate]`.
 ///
 /// # Errors
@@ -63,7 +66,7 @@ fn clean_stale(common: &Common) {
 
 fn with_supervisor(root: &Root, supervisor: &Handle, request: DownRequest) -> Outcome {
     let patience = patience(root, request.immediate);
-    let client = Client::new(&root.service_processor_socket(), patience);
+    let client = Client::new(&root.service_processor_socket(), patience + ANSWER);
     let asked = patiently(|| {
         // The frame may have come down while its service processor was asked again.
         if supervisor.wait(Duration::ZERO).unwrap_or(false) {

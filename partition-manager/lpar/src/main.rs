@@ -9,6 +9,7 @@ mod duration;
 mod failure;
 mod host;
 mod lock;
+mod remarks;
 mod roots;
 mod show;
 mod sockets;

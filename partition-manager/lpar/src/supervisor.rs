@@ -10,9 +10,10 @@ mod log;
 pub use clean::clean;
 pub use log::{Log, open as open_log, tail, tail_of};
 
-use crate::failure::{Outcome, refuse, say};
+use crate::failure::{Outcome, refuse};
 use crate::host;
 use crate::lock::{Holder, Lock};
+use crate::remarks::Remarks;
 use anyhow::Context;
 use frame::api::{DOWN, DownRequest, NOT_DOWN, down_patience};
 use frame::declare::Frame;
@@ -30,7 +31,7 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
 /// Time beyond the service processor's own that bringing the frame down may take.
@@ -53,6 +54,8 @@ pub struct Job {
     pub file: Option<PathBuf>,
     /// Where the daemons' messages go.
     pub log: Log,
+    /// Where the supervisor's own remarks go.
+    pub remarks: Remarks,
     /// Whether a frame that was left is brought down, and how.
     pub down: Option<DownRequest>,
 }
@@ -96,6 +99,15 @@ impl Signals {
     }
 }
 
+/// Where the frame is in its life.
+#[derive(Debug)]
+struct Course {
+    /// Whether it is still coming up.
+    first: bool,
+    /// How it is being brought down.
+    going: Option<Going>,
+}
+
 /// How the frame is being brought down.
 #[derive(Clone, Copy, Debug)]
 struct Going {
@@ -134,7 +146,7 @@ impl Supervisor {
         if let Ok(()) = &result
             && left > 0
         {
-            say!("note: {left} processes of the frame were left and were ended");
+            self.say(format!("note: {left} processes of the frame were left and were ended"));
         }
         clean(&self.job.root, self.lock);
         result
@@ -142,89 +154,40 @@ impl Supervisor {
 
     fn supervise(&mut self) -> Outcome {
         let before = Holder::read(&self.job.root.lock()).and_then(|holder| holder.service_processor);
-        let mut holder = Holder {
-            supervisor: Identity::of(std::process::id()).context("cannot tell who this process is")?,
-            frame: self.job.frame.clone(),
-            file: self.job.file.clone(),
-            service_processor: before.clone(),
-        };
-        self.note(&holder)?;
+        self.note(before.clone())?;
         let socket = self.job.root.service_processor_notify_socket();
         let mut keeper =
             Keeper::new(&socket, Instant::now()).with_context(|| format!("cannot listen at {}", socket.display()))?;
-        let mut first = true;
+        let mut course = Course { first: true, going: None };
         if let Some(before) = before
             && keeper.adopt(&before, Instant::now()).context("cannot say whether the service processor runs")?
         {
-            first = false;
-            say!("note: the frame {} ran without a supervisor; it is supervised again", self.job.frame);
+            course.first = false;
+            self.say(format!("note: the frame {} ran without a supervisor; it is supervised again", self.job.frame));
         }
         let (answers, answered) = sync_channel(8);
-        let mut going: Option<Going> = None;
         if let Some(request) = self.job.down {
-            going = Some(self.go(request.immediate, &answers));
+            course.going = Some(self.go(request.immediate, &answers));
         }
         loop {
             self.wait(&keeper)?;
             for _ in 0..self.signals.ends() {
-                going = match going {
-                    None => {
-                        say!("the frame {} is being brought down; once more stops it at once", self.job.frame);
-                        Some(self.go(false, &answers))
-                    }
-                    Some(Going { immediate: false, .. }) => {
-                        say!("the partitions are stopped at once");
-                        Some(self.go(true, &answers))
-                    }
-                    immediate => immediate,
-                };
+                course.going = self.ended_by(course.going, &answers);
             }
-            if let Some(reason) = refused(&answered) {
-                say!("error: the frame {} stays up: {reason}", self.job.frame);
-                going = None;
+            if let Ok(reason) = answered.try_recv() {
+                self.say(format!("error: the frame {} stays up: {reason}", self.job.frame));
+                course.going = None;
             }
-            let file = self.job.file.as_ref().filter(|_| first);
+            let file = self.job.file.as_ref().filter(|_| course.first);
             let changes = keeper
                 .look(Instant::now(), true, || Ok(self.command(file)))
                 .context("cannot watch the service processor")?;
             for change in changes {
-                match change {
-                    Change::Started(identity) => {
-                        holder.service_processor = Some(identity);
-                        self.note(&holder)?;
-                    }
-                    Change::Ready => first = false,
-                    Change::StartFailed(error) if first => {
-                        refuse!("{} cannot be started: {error}", self.binary.display())
-                    }
-                    Change::StartFailed(error) => say!("error: the service processor cannot be started: {error}"),
-                    Change::Hung(silent) => say!(
-                        "note: the service processor did not answer for {} ms and is replaced; the partitions run on",
-                        silent.as_millis()
-                    ),
-                    Change::Stopping => {}
-                    Change::Ended { end, stopping, hung, .. } => {
-                        let gave_up = matches!(end, End::Exited(code) if code != 0);
-                        if matches!(end, End::Exited(0)) || (end == End::Unknown && stopping) {
-                            return Ok(());
-                        }
-                        if gave_up && first {
-                            refuse!("the frame {} did not come up{}", self.job.frame, self.job.log.reason());
-                        }
-                        if end == End::Exited(NOT_DOWN.into()) || (gave_up && going.is_some()) {
-                            refuse!(
-                                "the frame {} did not come down in order and was stopped{}",
-                                self.job.frame,
-                                self.job.log.reason()
-                            );
-                        }
-                        if !hung {
-                            say!("note: the service processor was lost ({end}) and is replaced; the partitions run on");
-                        }
-                    }
+                if self.changed(change, &mut course)? {
+                    return Ok(());
                 }
             }
-            if going.is_some_and(|going| Instant::now() > going.deadline) {
+            if course.going.is_some_and(|going| Instant::now() > going.deadline) {
                 refuse!("the frame {} did not come down in time and was stopped", self.job.frame);
             }
             keeper.reap_all();
@@ -232,8 +195,74 @@ impl Supervisor {
         }
     }
 
-    fn note(&mut self, holder: &Holder) -> Outcome {
-        Ok(self.lock.note(holder).context("cannot write into the lock")?)
+    /// What a signal to end leads to: first the orderly way, then the other.
+    fn ended_by(&self, going: Option<Going>, answers: &SyncSender<String>) -> Option<Going> {
+        match going {
+            None => {
+                self.say(format!(
+                    "the frame {} is being brought down; Ctrl-C once more stops it at once",
+                    self.job.frame
+                ));
+                Some(self.go(false, answers))
+            }
+            Some(Going { immediate: false, .. }) => {
+                self.say("the partitions are stopped at once".into());
+                Some(self.go(true, answers))
+            }
+            immediate => immediate,
+        }
+    }
+
+    /// What follows from a change; true when the frame is down.
+    fn changed(&mut self, change: Change, course: &mut Course) -> Outcome<bool> {
+        match change {
+            Change::Started(identity) => self.note(Some(identity))?,
+            Change::Ready => course.first = false,
+            Change::StartFailed(error) if course.first => {
+                refuse!("{} cannot be started: {error}", self.binary.display())
+            }
+            Change::StartFailed(error) => {
+                self.say(format!("error: the service processor cannot be started: {error}"));
+            }
+            Change::Hung(silent) => self.say(format!(
+                "note: the service processor did not answer for {} ms and is replaced; the partitions run on",
+                silent.as_millis()
+            )),
+            Change::Stopping => {}
+            Change::Ended { end: End::Exited(0), .. } => return Ok(true),
+            Change::Ended { end: End::Unknown, stopping: true, .. } => return Ok(true),
+            Change::Ended { end, hung, .. } => {
+                let gave_up = matches!(end, End::Exited(_));
+                let reason = || self.job.log.reason();
+                if gave_up && course.first {
+                    refuse!("the frame {} did not come up{}", self.job.frame, reason());
+                }
+                if end == End::Exited(NOT_DOWN.into()) || (gave_up && course.going.is_some()) {
+                    refuse!("the frame {} did not come down in order and was stopped{}", self.job.frame, reason());
+                }
+                if !hung {
+                    self.say(format!(
+                        "note: the service processor was lost ({end}) and is replaced; the partitions run on"
+                    ));
+                }
+            }
+        }
+        Ok(false)
+    }
+
+    fn say(&self, remark: String) {
+        self.job.remarks.say(remark);
+    }
+
+    /// Writes into the lock who supervises what.
+    fn note(&mut self, service_processor: Option<Identity>) -> Outcome {
+        let holder = Holder {
+            supervisor: Identity::of(std::process::id()).context("cannot tell who this process is")?,
+            frame: self.job.frame.clone(),
+            file: self.job.file.clone(),
+            service_processor,
+        };
+        Ok(self.lock.note(&holder).context("cannot write into the lock")?)
     }
 
     fn command(&self, file: Option<&PathBuf>) -> Command {
@@ -288,16 +317,11 @@ impl Supervisor {
             }
         });
         if let Err(error) = asker {
-            say!("error: the service processor cannot be asked ({error}); the partitions are stopped");
+            self.say(format!("error: the service processor cannot be asked ({error}); the partitions are stopped"));
             return Going { immediate, deadline: Instant::now() };
         }
         Going { immediate, deadline: deadline + GRACE }
     }
-}
-
-/// The reason why the frame stays up, if the service processor gave one.
-fn refused(answered: &Receiver<String>) -> Option<String> {
-    answered.try_recv().ok()
 }
 
 /// How long the service processor may take to bring the frame down: as it reckons, from the frame in force.

@@ -6,6 +6,7 @@ use crate::declaration::Declaration;
 use crate::failure::{Failure, Outcome, refuse, say};
 use crate::host;
 use crate::lock::Holder;
+use crate::remarks::Remarks;
 use crate::roots;
 use crate::supervisor::{Job, Log, Supervisor, open_log, tail, tail_of};
 use crate::verbs::{json, partitions_table, print};
@@ -38,12 +39,12 @@ pub fn up(common: &Common, file: &Path, detach: bool) -> Outcome {
     let root = roots::of_frame(common, &frame.name)?;
     root.check(frame.partitions.iter().map(|partition| &partition.name))?;
     if already_up(&root, &frame)? {
-        declaration.judge()?;
+        declaration.judge_briefly()?;
         return standing(common, &root, &frame);
     }
     let report = host::report()?;
     declaration.plan(&report.inventory);
-    declaration.judge()?;
+    declaration.judge_briefly()?;
     if let Some(reason) = report.kvm.error {
         refuse!("partitions cannot run on this host: {reason}");
     }
@@ -85,25 +86,25 @@ fn standing(common: &Common, root: &Root, frame: &Frame) -> Outcome {
     print(&format!("frame {} is already up\n{}", frame.name, partitions_table(&rows)))
 }
 
-fn job(root: &Root, frame: &Name, file: Option<&Path>, log: Log) -> Job {
-    Job { root: root.clone(), frame: frame.clone(), file: file.map(Path::to_owned), log, down: None }
-}
-
 fn attached(root: &Root, frame: &Frame, declaration: &Declaration) -> Outcome {
     make(root)?;
-    // A live table would be torn by the daemons' messages.
-    let log = if std::io::stdout().is_terminal() {
-        Log::file(root).with_context(|| format!("cannot open the log {}", root.log().display()))?
+    let log = Log::file(root).with_context(|| format!("cannot open the log {}", root.log().display()))?;
+    let (remarks, table) = if std::io::stdout().is_terminal() {
+        let (remarks, table) = Remarks::for_table();
+        (remarks, Some(table))
     } else {
-        Log::Inherit
+        (Remarks::Stderr, None)
     };
-    let Some(supervisor) = Supervisor::new(job(root, &frame.name, Some(declaration.path()), log))? else {
+    let file = Some(declaration.path().to_owned());
+    let job = Job { root: root.clone(), frame: frame.name.clone(), file, log, remarks, down: None };
+    let Some(supervisor) = Supervisor::new(job)? else {
         refuse!("frame {} is being brought up or down by somebody else just now; try again", frame.name);
     };
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
-    let watch = Watch::start(root, u64::try_from(since).unwrap_or(u64::MAX)).context("cannot show the frame")?;
+    let since = u64::try_from(since).unwrap_or(u64::MAX);
+    let watch = Watch::start(root, since, table).context("cannot show the frame")?;
     let result = supervisor.run();
-    watch.end();
+    watch.end(result.is_ok());
     if result.is_ok() {
         print(&format!("frame {} is down\n", frame.name))?;
     }
@@ -223,7 +224,8 @@ pub fn supervise(root: Root, file: Option<&Path>, immediate: bool) -> Outcome {
         None => (left(&root)?, Some(DownRequest { immediate })),
     };
     let log = Log::own(&root).with_context(|| format!("cannot open the log {}", root.log().display()))?;
-    let job = Job { root, frame: frame.clone(), file: file.map(Path::to_owned), log, down };
+    let remarks = Remarks::Stderr;
+    let job = Job { root, frame: frame.clone(), file: file.map(Path::to_owned), log, remarks, down };
     match Supervisor::new(job)? {
         Some(supervisor) => supervisor.run(),
         None => refuse!("frame {frame} is being brought up or down by somebody else just now; try again"),

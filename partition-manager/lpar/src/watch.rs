@@ -7,8 +7,8 @@ use crate::daemons::{ORDINARY, of};
 use frame::api::{EVENTS, FrameStatus, PARTITIONS, PartitionRow, PartitionStat};
 use frame::event::LoggedEvent;
 use frame::root::Root;
+use frame::state::State;
 use os::http::Client;
-use std::io::IsTerminal;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -36,32 +36,30 @@ pub struct Seen {
 /// The thread that looks and shows.
 #[derive(Debug)]
 pub struct Watch {
-    end: Sender<()>,
+    end: Sender<bool>,
     thread: JoinHandle<()>,
 }
 
 impl Watch {
     /// Starts to show the frame at `root`; only events after `since` (nanoseconds since 1970-01-01 UTC) are
-    /// shown.
+    /// shown. With `table` it is a live table, with the remarks that come from there above it.
     ///
     /// # Errors
     /// When the thread cannot be started.
-    pub fn start(root: &Root, since: u64) -> std::io::Result<Self> {
+    pub fn start(root: &Root, since: u64, table: Option<Receiver<String>>) -> std::io::Result<Self> {
         let (end, ended) = channel();
         let look = Look::new(root, since);
-        let thread = std::thread::Builder::new().name("watch".into()).spawn(move || {
-            if std::io::stdout().is_terminal() {
-                live::show(look, &ended);
-            } else {
-                lines::show(look, &ended);
-            }
+        let thread = std::thread::Builder::new().name("watch".into()).spawn(move || match table {
+            Some(remarks) => live::show(look, &ended, &remarks),
+            None => lines::show(look, &ended),
         })?;
         Ok(Self { end, thread })
     }
 
-    /// Shows what is to be seen once more, and ends. A reader that does not read is not waited for.
-    pub fn end(self) {
-        let _ = self.end.send(());
+    /// Shows what is to be seen once more, and ends; `down` says whether the frame is down, so that nothing is
+    /// there to be asked. A reader that does not read is not waited for.
+    pub fn end(self, down: bool) {
+        let _ = self.end.send(down);
         for _ in 0..20 {
             if self.thread.is_finished() {
                 break;
@@ -74,9 +72,30 @@ impl Watch {
     }
 }
 
-/// Whether the watch is to end, after `tick` at the latest.
-fn ended(end: &Receiver<()>, tick: Duration) -> bool {
-    !matches!(end.recv_timeout(tick), Err(RecvTimeoutError::Timeout))
+/// Whether the watch is to go on, to end, or to end because the frame is down; known after `tick` at the
+/// latest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Course {
+    On,
+    End,
+    Down,
+}
+
+fn course(end: &Receiver<bool>, tick: Duration) -> Course {
+    match end.recv_timeout(tick) {
+        Err(RecvTimeoutError::Timeout) => Course::On,
+        Ok(true) => Course::Down,
+        Ok(false) | Err(RecvTimeoutError::Disconnected) => Course::End,
+    }
+}
+
+/// The rows as they are once the frame is down.
+fn down(rows: &[PartitionRow]) -> Vec<PartitionRow> {
+    let off = |row: &PartitionRow| match row.state {
+        State::Error | State::NotActivated => row.clone(),
+        _ => PartitionRow { state: State::NotActivated, pid: None, uptime: None, ..row.clone() },
+    };
+    rows.iter().map(off).collect()
 }
 
 /// The looking.

@@ -1,4 +1,4 @@
-//! Where the daemons' messages go: to standard error, or into a file that does not grow without end.
+//! Where the daemons' messages go: into a file that does not grow without end.
 
 use crate::failure::say;
 use frame::root::Root;
@@ -15,8 +15,6 @@ const SHOWN: u64 = 4096;
 /// Where messages go.
 #[derive(Debug)]
 pub enum Log {
-    /// To standard error of the supervisor.
-    Inherit,
     /// Into this file.
     File(PathBuf, File),
     /// Into this file, and it is what standard error of the supervisor is.
@@ -42,16 +40,15 @@ impl Log {
 
     /// Lets a command write here.
     pub fn redirect(&self, command: &mut Command) {
-        if let Self::File(_, file) | Self::Own(_, file) = self
-            && let (Ok(output), Ok(error)) = (file.try_clone(), file.try_clone())
-        {
+        let (Self::File(_, file) | Self::Own(_, file)) = self;
+        if let (Ok(output), Ok(error)) = (file.try_clone(), file.try_clone()) {
             command.stdout(output).stderr(error);
         }
     }
 
     /// Moves what is there aside when it has become too much.
     pub fn bound(&self) {
-        let (Self::File(path, file) | Self::Own(path, file)) = self else { return };
+        let (Self::File(path, file) | Self::Own(path, file)) = self;
         if file.metadata().is_ok_and(|metadata| metadata.len() > LARGEST) {
             let mut aside = path.as_os_str().to_owned();
             aside.push(".1");
@@ -67,8 +64,6 @@ impl Log {
     #[must_use]
     pub fn reason(&self) -> String {
         match self {
-            // The reader saw it come.
-            Self::Inherit => "; its service processor said why".into(),
             // The reader reads this there.
             Self::Own(..) => String::new(),
             Self::File(path, _) => match tail(path) {

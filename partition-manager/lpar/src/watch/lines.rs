@@ -1,8 +1,9 @@
 //! Plain lines: one for each change of a state, one for each event.
 
-use super::{LINE_TICK, Look, Seen, ended};
+use super::{Course, LINE_TICK, Look, Seen, course, down};
 use crate::show::plain;
 use crate::verbs::event_line;
+use frame::api::PartitionRow;
 use frame::name::Name;
 use frame::state::State;
 use std::collections::BTreeMap;
@@ -10,13 +11,17 @@ use std::io::Write;
 use std::sync::mpsc::Receiver;
 
 /// Prints lines until `end` fires or nobody reads them.
-pub(super) fn show(mut look: Look, end: &Receiver<()>) {
+pub(super) fn show(mut look: Look, end: &Receiver<bool>) {
     let mut known = Known::default();
     loop {
-        let last = ended(end, LINE_TICK);
-        let text = known.changes(&look.look(false));
+        let course = course(end, LINE_TICK);
+        let mut seen = look.look(false);
+        if course == Course::Down {
+            seen.rows = down(&known.rows);
+        }
+        let text = known.changes(&seen);
         let mut output = std::io::stdout().lock();
-        if output.write_all(text.as_bytes()).and_then(|()| output.flush()).is_err() || last {
+        if output.write_all(text.as_bytes()).and_then(|()| output.flush()).is_err() || course != Course::On {
             return;
         }
     }
@@ -26,11 +31,15 @@ pub(super) fn show(mut look: Look, end: &Receiver<()>) {
 #[derive(Debug, Default)]
 struct Known {
     states: BTreeMap<Name, (State, String, u64)>,
+    rows: Vec<PartitionRow>,
 }
 
 impl Known {
     fn changes(&mut self, seen: &Seen) -> String {
         let mut out = String::new();
+        if !seen.rows.is_empty() {
+            self.rows.clone_from(&seen.rows);
+        }
         for event in &seen.events {
             out.push_str(&event_line(event));
         }
@@ -49,7 +58,6 @@ impl Known {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use frame::api::PartitionRow;
 
     #[test]
     fn each_change_is_said_once() {
@@ -75,7 +83,11 @@ mod tests {
         // A manager that is away takes nothing back.
         assert_eq!(known.changes(&Seen::default()), "");
         (row.state, row.reason) = (State::Error, "it crashed".into());
-        seen.rows = vec![row];
+        seen.rows = vec![row.clone()];
         assert_eq!(known.changes(&seen), "a: Error (it crashed)\n");
+        // Once the frame is down nothing runs, and what failed has failed.
+        let running = PartitionRow { state: State::Running, reason: String::new(), ..row.clone() };
+        assert_eq!(down(&[running])[0].state, State::NotActivated);
+        assert_eq!(down(&[row.clone()]), [row]);
     }
 }

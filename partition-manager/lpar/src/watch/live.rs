@@ -1,6 +1,6 @@
 //! The live table: drawn over itself twice a second.
 
-use super::{Look, Seen, TICK, ended};
+use super::{Course, Look, Seen, TICK, course, down};
 use crate::show::{Table, plain, size, span};
 use crate::verbs::event_line;
 use crossterm::cursor::{Hide, MoveToColumn, MoveUp, Show};
@@ -19,15 +19,20 @@ use std::time::Instant;
 const MOST_EVENTS: usize = 8;
 
 /// Draws until `end` fires or the terminal is gone. The last table stays on the screen.
-pub(super) fn show(mut look: Look, end: &Receiver<()>) {
+pub(super) fn show(mut look: Look, end: &Receiver<bool>, remarks: &Receiver<String>) {
     let mut screen = Screen { drawn: 0 };
     let mut table = LiveTable::default();
     loop {
-        let last = ended(end, TICK);
-        let seen = look.look(true);
+        let course = course(end, TICK);
+        let mut seen = look.look(true);
+        if course == Course::Down {
+            seen = Seen { rows: down(&table.rows), ..Seen::default() };
+            table.over = true;
+        }
         let (width, height) = terminal::size().unwrap_or((80, 24));
+        let above: Vec<String> = remarks.try_iter().map(|remark| fit(&remark, width.into())).collect();
         let lines = table.lines(seen, Instant::now(), width.into(), height.into());
-        if screen.draw(&lines).is_err() || last {
+        if screen.draw(&above, &lines).is_err() || course != Course::On {
             return;
         }
     }
@@ -39,14 +44,15 @@ struct Screen {
 }
 
 impl Screen {
-    fn draw(&mut self, lines: &[String]) -> io::Result<()> {
+    /// Draws `lines` over what was drawn before, and `above` once above them.
+    fn draw(&mut self, above: &[String], lines: &[String]) -> io::Result<()> {
         // Everything goes out at once, and lines are overwritten, not cleared first: nothing flickers.
         let mut out = Vec::new();
         queue!(out, BeginSynchronizedUpdate, Hide, MoveToColumn(0))?;
         if self.drawn > 0 {
             queue!(out, MoveUp(self.drawn))?;
         }
-        for line in lines {
+        for line in above.iter().chain(lines) {
             queue!(out, Print(line), Clear(ClearType::UntilNewLine), Print("\r\n"))?;
         }
         queue!(out, Clear(ClearType::FromCursorDown), EndSynchronizedUpdate)?;
@@ -64,6 +70,11 @@ impl Drop for Screen {
     }
 }
 
+/// A line that does not wrap, and moves nothing.
+fn fit(line: &str, width: usize) -> String {
+    plain(line).chars().take(width.saturating_sub(1)).collect()
+}
+
 /// What the table remembers between two drawings.
 #[derive(Debug, Default)]
 struct LiveTable {
@@ -72,6 +83,8 @@ struct LiveTable {
     /// Processor time of each partition, nanoseconds, and when it was read.
     times: BTreeMap<Name, (u64, Instant)>,
     title: String,
+    /// Whether the frame is down.
+    over: bool,
 }
 
 impl LiveTable {
@@ -91,6 +104,7 @@ impl LiveTable {
         self.events.drain(..self.events.len().saturating_sub(MOST_EVENTS));
 
         let title = match (self.title.is_empty(), away) {
+            _ if self.over => "the frame is down".to_owned(),
             (true, _) => "the frame is coming up".to_owned(),
             (false, true) => format!("{}  (its manager is away)", self.title),
             (false, false) => self.title.clone(),
@@ -119,7 +133,7 @@ impl LiveTable {
         }
         // A line that wraps, or a table that scrolls, could not be drawn over.
         lines.truncate(height.saturating_sub(1).max(1));
-        lines.iter().map(|line| plain(line).chars().take(width.saturating_sub(1)).collect()).collect()
+        lines.iter().map(|line| fit(line, width)).collect()
     }
 
     /// Processors in use by each partition since the last look.
