@@ -83,6 +83,10 @@ impl Signals {
         let (end, end_sender) = UnixStream::pair()?;
         let (child, child_sender) = UnixStream::pair()?;
         for signal in [SIGINT, SIGTERM, SIGHUP] {
+            // `nohup` asks for nothing to happen when the terminal goes.
+            if signal == SIGHUP && ignored(signal) {
+                continue;
+            }
             signal_hook::low_level::pipe::register(signal, end_sender.try_clone()?)?;
         }
         signal_hook::low_level::pipe::register(SIGCHLD, child_sender)?;
@@ -97,6 +101,14 @@ impl Signals {
         while self.child.read(&mut bytes).is_ok_and(|length| length > 0) {}
         self.end.read(&mut bytes).unwrap_or_default()
     }
+}
+
+/// Whether this process was started with a signal ignored (`proc(5)`, `/proc/pid/status`, `SigIgn`).
+fn ignored(signal: i32) -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or_default();
+    u32::try_from(signal - 1).is_ok_and(|bit| mask.checked_shr(bit).unwrap_or_default() & 1 == 1)
 }
 
 /// Where the frame is in its life.
@@ -329,4 +341,16 @@ impl Supervisor {
 pub fn patience(root: &Root, immediate: bool) -> Duration {
     let frame = std::fs::read(root.applied_frame()).ok().and_then(|text| serde_json::from_slice::<Frame>(&text).ok());
     frame.map_or(UNKNOWN, |frame| down_patience(&frame, immediate))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ignored_signals_are_known() {
+        // The runtime of Rust ignores SIGPIPE before anything else runs.
+        assert!(ignored(signal_hook::consts::SIGPIPE));
+        assert!(!ignored(SIGTERM));
+    }
 }

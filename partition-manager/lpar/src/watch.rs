@@ -16,7 +16,7 @@ use std::time::Duration;
 /// How often the table is drawn.
 const TICK: Duration = Duration::from_millis(500);
 /// How often changes are looked for when they are printed as lines.
-const LINE_TICK: Duration = Duration::from_millis(100);
+const LINE_TICK: Duration = Duration::from_millis(200);
 /// How many events may come at once.
 const PAGE: usize = 200;
 
