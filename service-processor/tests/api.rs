@@ -1,5 +1,7 @@
 //! The API over a real socket, the log on a real disk, the driver with a real child.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 use crossbeam_channel::Receiver;
 use frame::api::{Acknowledgement, DOWN, Delivery, DownRequest, EVENTS, OPENAPI, STATUS, SurveillanceStatus};
 use frame::code::Code;

@@ -24,7 +24,7 @@ pub fn end_all(root: &Root, spared: &BTreeSet<u32>, grace: Duration) -> usize {
     // Whoever loses its parent becomes a child of this process: each round may find new ones.
     for _ in 0..MOST_ROUNDS {
         // Zombies are waited for, so that they are not found again.
-        while let Ok(Some(_)) = waitpid(None, WaitOptions::NOHANG) {}
+        reap();
         let mut found = children().into_iter().chain(holders(root)).collect::<BTreeSet<u32>>();
         found.retain(|pid| !spared.contains(pid));
         let handles: Vec<Handle> = found
@@ -46,10 +46,16 @@ pub fn end_all(root: &Root, spared: &BTreeSet<u32>, grace: Duration) -> usize {
             break;
         }
     }
+    reap();
     for group in groups {
         remove_group(&group);
     }
     ended
+}
+
+/// Waits for every child that has ended.
+fn reap() {
+    while let Ok(Some(_)) = waitpid(None, WaitOptions::NOHANG) {}
 }
 
 /// Ends one process; none when it is gone, or goes by itself within `grace`.
