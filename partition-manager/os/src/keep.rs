@@ -7,7 +7,7 @@
 
 use crate::notify::Listener;
 use crate::process::{Handle, Identity};
-use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, waitpid};
+use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, wait, waitpid};
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -350,7 +350,7 @@ impl Keeper {
     /// Waits for every child of this process that has ended: for an owner that adopts orphans. How the daemon
     /// ended is kept for the next look.
     pub fn reap_all(&mut self) {
-        while let Ok(Some((pid, status))) = waitpid(None, WaitOptions::NOHANG) {
+        while let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG) {
             if let Some(kept) =
                 self.kept.as_mut().filter(|kept| u32::try_from(pid.as_raw_pid()) == Ok(kept.identity.pid))
             {

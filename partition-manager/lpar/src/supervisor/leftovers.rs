@@ -3,7 +3,7 @@
 use crate::failure::say;
 use frame::root::Root;
 use os::process::{Handle, Identity};
-use rustix::process::{Signal, WaitOptions, waitpid};
+use rustix::process::{Signal, WaitOptions, wait};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -55,7 +55,7 @@ pub fn end_all(root: &Root, spared: &BTreeSet<u32>, grace: Duration) -> usize {
 
 /// Waits for every child that has ended.
 fn reap() {
-    while let Ok(Some(_)) = waitpid(None, WaitOptions::NOHANG) {}
+    while let Ok(Some(_)) = wait(WaitOptions::NOHANG) {}
 }
 
 /// Ends one process; none when it is gone, or goes by itself within `grace`.
