@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 fn children_of_other_process_groups_are_waited_for() {
     let directory = tempfile::tempdir().unwrap();
     let mut keeper = Keeper::new(&directory.path().join("n"), Instant::now()).unwrap();
+    #[expect(clippy::zombie_processes, reason = "the keeper waits for it")]
     let child = Command::new("true").process_group(0).spawn().unwrap();
     let handle = Handle::open(child.id()).unwrap().unwrap();
     assert!(handle.wait(Duration::from_secs(30)).unwrap());
