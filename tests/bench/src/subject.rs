@@ -157,6 +157,8 @@ fn inherit(command: &mut Command, descriptors: &[BorrowedFd<'_>], cpu: Option<u3
 }
 
 fn place(numbers: &[i32], cpu: Option<u32>) -> std::io::Result<()> {
+    // A partition outlives its manager by design; here it must not outlive a bench that is killed.
+    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
     if let Some(cpu) = cpu {
         let mut set = rustix::thread::CpuSet::new();
         set.set(cpu as usize);
