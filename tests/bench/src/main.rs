@@ -42,14 +42,31 @@ fn main() -> Result<std::process::ExitCode> {
     } else {
         eprintln!("the interrupt figures need two CPUs; they are left out");
     }
+    let stops = measure::stop(&subjects, arguments.rounds)?;
     let memory = measure::memory(&subjects)?;
-    let held = figures.iter().all(statistics::Figure::holds) && memory.overhead_kib <= memory.promised_kib;
+    let held = figures.iter().all(statistics::Figure::holds)
+        && stops.iter().all(|stop| stop.p99_ms <= stop.promised_ms)
+        && memory.overhead_kib <= memory.promised_kib;
     if arguments.json {
-        println!("{}", serde_json::to_string_pretty(&serde_json::json!({ "figures": figures, "memory": memory }))?);
+        println!(
+            "{}",
+            serde_json::to_string_pretty(&serde_json::json!({ "figures": figures, "stops": stops, "memory": memory }))?
+        );
     } else {
         println!("{}", statistics::header());
         for figure in &figures {
             println!("{figure}");
+        }
+        for stop in &stops {
+            println!(
+                "stop of a guest that is {:<38} p50 {:>6.2}  p99 {:>6.2}  longest {:>6.2} ms of at most {} ({})",
+                stop.guest,
+                stop.p50_ms,
+                stop.p99_ms,
+                stop.longest_ms,
+                stop.promised_ms,
+                if stop.p99_ms <= stop.promised_ms { "held" } else { "NOT HELD" }
+            );
         }
         println!(
             "memory of one partition process, without its guest's: {} KiB of at most {} ({})",

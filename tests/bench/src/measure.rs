@@ -123,6 +123,46 @@ pub fn interrupt(subjects: &Subjects, rounds: usize, halted: bool) -> Result<Fig
     Ok(figure(name, "us", 1.1, &samples?))
 }
 
+/// How long a partition takes to stop, from the order to its final record.
+#[derive(Debug, serde::Serialize)]
+pub struct StopFigure {
+    /// What the guest did meanwhile.
+    pub guest: &'static str,
+    /// Half of the samples were no longer, milliseconds.
+    pub p50_ms: f64,
+    /// 99 % of them, milliseconds.
+    pub p99_ms: f64,
+    /// The longest, milliseconds.
+    pub longest_ms: f64,
+    /// What the specification promises of `p99_ms`, at most.
+    pub promised_ms: f64,
+}
+
+/// Measures [`StopFigure`] for guests that do their best not to be stopped.
+///
+/// # Errors
+/// When a partition fails.
+pub fn stop(subjects: &Subjects, rounds: usize) -> Result<Vec<StopFigure>> {
+    let guests = [
+        ("halted", ""),
+        ("computing in ring 3", "run=spin"),
+        ("hung in ring 0, interrupts off", "run=hang"),
+        ("leaving for its monitor all the time", "run=exits:1000000"),
+    ];
+    let mut figures = Vec::new();
+    for (guest, cmdline) in guests {
+        let mut samples = Samples::default();
+        for _ in 0..rounds {
+            let mut run = subjects.partition(&setup(cmdline))?;
+            run.until("ready")?;
+            samples.push(run.stop()?.as_secs_f64() * 1e3);
+        }
+        let [p50_ms, p99_ms, longest_ms] = [0.5, 0.99, 1.0].map(|at| samples.quantile(at));
+        figures.push(StopFigure { guest, p50_ms, p99_ms, longest_ms, promised_ms: 50.0 });
+    }
+    Ok(figures)
+}
+
 /// Proportional memory of one `partition` process alone, without guest memory.
 #[derive(Debug, serde::Serialize)]
 pub struct MemoryFigure {

@@ -252,6 +252,24 @@ impl Run {
     }
 }
 
+impl Run {
+    /// Tells a partition to stop, and gives the time until its final record arrives.
+    ///
+    /// # Errors
+    /// When it does not end in time, or the floor is asked.
+    pub fn stop(&mut self) -> Result<Duration> {
+        let Output::Record { connection, .. } = &self.output else { bail!("the floor takes no requests") };
+        let begin = Instant::now();
+        packet::send(connection, &Packet::new(1, Request::Stop), &[])?;
+        loop {
+            ensure!(os::process::readable(connection, Some(DEADLINE))?, "the partition did not stop in time");
+            if let Report::Final(_) = packet::receive::<Report>(connection)?.0.message {
+                return Ok(begin.elapsed());
+            }
+        }
+    }
+}
+
 impl Drop for Run {
     fn drop(&mut self) {
         let _ = self.child.kill();
