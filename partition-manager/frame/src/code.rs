@@ -3,8 +3,37 @@
 //! The first digits follow Power's system reference codes: `B1` service processor error, `B2` partition
 //! failure, `C1`, `C2` and `C7` progress, `D2` shutdown status, `A2` attention about a partition.
 
-use crate::event::{Scope, Severity};
 use serde::{Deserialize, Serialize};
+
+/// How bad an event is (after the platform event log of Power).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum Severity {
+    /// Nothing is wrong.
+    Informational,
+    /// Something went wrong and was put right without help.
+    Recovered,
+    /// Something is likely to go wrong.
+    Predictive,
+    /// Something went wrong and stays wrong until somebody acts.
+    Unrecoverable,
+    /// The frame is in danger.
+    Critical,
+}
+
+/// Whom an event concerns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum Scope {
+    /// One partition.
+    Partition,
+    /// More than one, not all.
+    Several,
+    /// The whole frame.
+    Frame,
+}
 
 /// One registered code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]

@@ -1,38 +1,9 @@
 //! Event records: every fact that the frame keeps, once.
 
 use crate::code::Code;
+pub use crate::code::{Scope, Severity};
 use crate::name::Name;
 use serde::{Deserialize, Serialize};
-
-/// How bad an event is (after the platform event log of Power).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-#[serde(rename_all = "snake_case")]
-pub enum Severity {
-    /// Nothing is wrong.
-    Informational,
-    /// Something went wrong and was put right without help.
-    Recovered,
-    /// Something is likely to go wrong.
-    Predictive,
-    /// Something went wrong and stays wrong until somebody acts.
-    Unrecoverable,
-    /// The frame is in danger.
-    Critical,
-}
-
-/// Whom an event concerns.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-#[serde(rename_all = "snake_case")]
-pub enum Scope {
-    /// One partition.
-    Partition,
-    /// More than one, not all.
-    Several,
-    /// The whole frame.
-    Frame,
-}
 
 /// Who raised an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
