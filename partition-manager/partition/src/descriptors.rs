@@ -6,6 +6,9 @@ use rustix::fs::{FileType, OFlags, SealFlags};
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 
+/// The processor's smallest page, bytes.
+const SMALL_PAGE: u64 = 4096;
+
 /// What a launch was given, each checked to be of its kind.
 #[derive(Debug)]
 pub struct Descriptors {
@@ -206,10 +209,14 @@ fn sealed(descriptor: &OwnedFd, of: Descriptor, needed: u64) -> Result<(), Descr
     if found == needed { Ok(()) } else { Err(DescriptorError::Size { purpose: purpose(of), found, needed }) }
 }
 
-/// The file system of huge pages gives their size as its block size; other memfds that of a small page.
+/// Memfds of huge pages live in a file system of their own, whose blocks are those pages. (The block size of
+/// the file itself says nothing: other memfds have a large one where transparent huge pages are on.)
 fn backed(descriptor: &OwnedFd, of: Descriptor, needed: u64) -> Result<(), DescriptorError> {
-    let stat = rustix::fs::fstat(descriptor).map_err(examine(of))?;
-    let found = u64::try_from(stat.st_blksize).unwrap_or_default();
+    /// Linux, `HUGETLBFS_MAGIC`.
+    const HUGE_PAGES: u64 = 0x9584_58f6;
+    let system = rustix::fs::fstatfs(descriptor).map_err(examine(of))?;
+    let is_huge = system.f_type.cast_unsigned() == HUGE_PAGES;
+    let found = if is_huge { u64::try_from(system.f_bsize).unwrap_or_default() } else { SMALL_PAGE };
     if found == needed { Ok(()) } else { Err(DescriptorError::Pages { purpose: purpose(of), found, needed }) }
 }
 

@@ -167,20 +167,34 @@ impl Driver {
     }
 
     fn accept(&mut self) {
-        while let Ok(socket) = packet::accept(&self.listener) {
+        loop {
+            let socket = match packet::accept(&self.listener) {
+                Ok(socket) => socket,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                // Without room for a descriptor, a silent connection makes some for the next try.
+                Err(_) => return self.drop_stranger(0),
+            };
             if rustix::io::ioctl_fionbio(&socket, true).is_err() {
                 continue;
             }
-            let strangers = self.connections.iter().filter(|(id, _)| self.lifecycle.manager() != Some(*id));
-            let oldest = strangers.clone().map(|(id, _)| *id).next().filter(|_| strangers.count() >= MOST_STRANGERS);
-            if let Some(oldest) = oldest {
-                self.close(oldest);
-            }
+            self.drop_stranger(MOST_STRANGERS - 1);
             let id = self.next;
             self.next += 1;
             if add(&self.epoll, &socket, id).is_ok() {
                 self.connections.push((id, socket));
             }
+        }
+    }
+
+    /// Closes the oldest connection that is not the manager's, if there are more than `most`.
+    fn drop_stranger(&mut self, most: usize) {
+        let mut strangers =
+            self.connections.iter().map(|(id, _)| *id).filter(|id| self.lifecycle.manager() != Some(*id));
+        let oldest = strangers.next();
+        if let Some(oldest) = oldest
+            && strangers.count() + 1 > most
+        {
+            self.close(oldest);
         }
     }
 

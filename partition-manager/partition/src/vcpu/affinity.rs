@@ -39,9 +39,10 @@ pub fn current() -> io::Result<CpuSet> {
     if result < 0 {
         return Err(io::Error::last_os_error());
     }
-    let cpus =
-        (0..=HIGHEST).filter(|cpu| words.get(*cpu as usize / 64).is_some_and(|word| word >> (cpu % 64) & 1 != 0));
-    Ok(cpus.collect())
+    let words = (0u32..).step_by(64).zip(words).filter(|(_, word)| *word != 0);
+    Ok(words
+        .flat_map(|(first, word)| (0..64).filter(move |bit| word >> bit & 1 != 0).map(move |bit| first + bit))
+        .collect())
 }
 
 /// Makes the current thread, and those that it will start, run on `cpus` and nowhere else.
