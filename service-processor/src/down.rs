@@ -28,6 +28,8 @@ pub fn ask(socket: &Path, request: DownRequest, patience: Duration) -> Answer {
         match Client::new(socket, left).post::<_, serde_json::Value>(DOWN, &request) {
             // An answer in another form is an answer: it heard.
             Ok(_) | Err(HttpError::Form { .. }) => return Answer::Accepted,
+            // One that ends, or has too much to do, is to be asked again.
+            Err(HttpError::Refused { status: 503, .. }) if Instant::now() < deadline => std::thread::sleep(AGAIN),
             Err(HttpError::Refused { message, .. }) => return Answer::Refused(message),
             Err(error) if error.is_away() && Instant::now() < deadline => std::thread::sleep(AGAIN),
             Err(error) => return Answer::Silent(error.to_string()),

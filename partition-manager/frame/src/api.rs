@@ -249,6 +249,10 @@ pub fn down_patience(frame: &Frame, immediate: bool) -> Duration {
 /// it ends what is left.
 pub const NOT_DOWN: u8 = 3;
 
+/// Exit status of a manager that was told to end by itself (`SIGTERM`) and left the partitions running: the frame
+/// is not down, and whoever keeps the manager alive starts the next one.
+pub const LEFT: u8 = 4;
+
 /// Path of the list of partitions.
 pub const PARTITIONS: &str = "/v1/partitions";
 /// Path of the frame's status.

@@ -2,6 +2,7 @@
 
 use anyhow::{Context, bail};
 use clap::{Parser, Subcommand};
+use frame::api::LEFT;
 use frame::declare::Frame;
 use frame::root::Root;
 use manager::driver::{Driver, Outcome, Settings};
@@ -44,10 +45,10 @@ enum Verb {
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().verb {
         Verb::Run { run, state, partition_binary } => manage(run, state, partition_binary),
-        Verb::Probe { json } => probe(json),
+        Verb::Probe { json } => probe(json).map(|()| ExitCode::SUCCESS),
     };
     match outcome {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(status) => status,
         Err(error) => {
             // Nobody reads it if even this fails.
             let _ = std::io::Write::write_all(&mut std::io::stderr(), format!("error: {error:#}\n").as_bytes());
@@ -56,7 +57,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn manage(run: PathBuf, state: PathBuf, partition_binary: Option<PathBuf>) -> anyhow::Result<()> {
+fn manage(run: PathBuf, state: PathBuf, partition_binary: Option<PathBuf>) -> anyhow::Result<ExitCode> {
     let _seat = Seat::take()?;
     tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).with_target(false).init();
     let run = run.canonicalize().with_context(|| format!("the run directory {}", run.display()))?;
@@ -87,10 +88,16 @@ fn manage(run: PathBuf, state: PathBuf, partition_binary: Option<PathBuf>) -> an
         server.end();
     }
     match outcome? {
-        Outcome::Down => tracing::info!("the frame is down"),
-        Outcome::Left => tracing::info!("the manager ends; the partitions run on"),
+        Outcome::Down => {
+            tracing::info!("the frame is down");
+            Ok(ExitCode::SUCCESS)
+        }
+        Outcome::Left => {
+            tracing::info!("the manager ends; the partitions run on");
+            // Not a success: whoever takes that for the end of the frame would end the partitions too.
+            Ok(ExitCode::from(LEFT))
+        }
     }
-    Ok(())
 }
 
 /// Locks the run directory. A manager that just died may have left a child that is about to become a

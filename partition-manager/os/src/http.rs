@@ -4,6 +4,7 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Bytes;
 use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::os::unix::net::UnixStream;
@@ -64,8 +65,13 @@ pub enum HttpError {
 impl HttpError {
     /// Whether the daemon was not there at all or went away, so that asking again later may help.
     #[must_use]
-    pub const fn is_away(&self) -> bool {
-        matches!(self, Self::Unreachable { .. } | Self::Broken { .. })
+    pub fn is_away(&self) -> bool {
+        match self {
+            // Who may not connect now may not later.
+            Self::Unreachable { source, .. } => source.kind() != std::io::ErrorKind::PermissionDenied,
+            Self::Broken { .. } => true,
+            Self::TimedOut { .. } | Self::Refused { .. } | Self::Form { .. } => false,
+        }
     }
 }
 
@@ -114,8 +120,19 @@ impl Client {
         HttpError::Broken { path: self.path.clone(), source: source.into() }
     }
 
+    /// Connects without waiting: a daemon that was stopped leaves its connections waiting, and the next one
+    /// would wait for as long as that lasts, whatever the timeout.
     fn connect(&self) -> Result<UnixStream, HttpError> {
-        UnixStream::connect(&self.path).map_err(|source| HttpError::Unreachable { path: self.path.clone(), source })
+        let attempt = || {
+            let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+            let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+            rustix::net::connect(&socket, &SocketAddrUnix::new(self.path.as_path())?)?;
+            Ok(socket.into())
+        };
+        attempt().map_err(|errno: rustix::io::Errno| HttpError::Unreachable {
+            path: self.path.clone(),
+            source: errno.into(),
+        })
     }
 
     fn runtime(&self) -> Result<tokio::runtime::Runtime, HttpError> {
@@ -210,4 +227,31 @@ fn refusal(status: StatusCode, body: &[u8]) -> HttpError {
         .map_or_else(|_| String::from_utf8_lossy(body).chars().take(500).collect(), |body| body.error);
     let message = if message.is_empty() { format!("the daemon answered {status}") } else { message };
     HttpError::Refused { status: status.as_u16(), message }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_daemon_that_accepts_nothing_is_not_waited_for() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("s");
+        let socket =
+            rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None).unwrap();
+        rustix::net::bind(&socket, &SocketAddrUnix::new(path.as_path()).unwrap()).unwrap();
+        rustix::net::listen(&socket, 1).unwrap();
+        let client = Client::new(&path, Duration::from_millis(100));
+        let waiting: Vec<_> = (0..8).map_while(|_| client.connect().ok()).collect();
+        assert!(waiting.len() < 8);
+        let error = client.get::<serde_json::Value>("/").unwrap_err();
+        assert!(matches!(error, HttpError::Unreachable { .. }) && error.is_away(), "{error}");
+    }
+
+    #[test]
+    fn who_may_not_connect_need_not_try_again() {
+        let refused = |kind: std::io::ErrorKind| HttpError::Unreachable { path: "/s".into(), source: kind.into() };
+        assert!(refused(std::io::ErrorKind::NotFound).is_away());
+        assert!(!refused(std::io::ErrorKind::PermissionDenied).is_away());
+    }
 }

@@ -264,8 +264,13 @@ impl Keeper {
         let mut changes = Vec::new();
         // Everything that arrived is taken before anything is judged. Of a daemon that is gone it says
         // nothing about the next one.
-        let said = self.listener.drain()?;
+        let mut said = self.listener.drain()?;
         if let Some(kept) = &mut self.kept {
+            let gone = kept.handle.wait(Duration::ZERO)?;
+            if gone {
+                // Its last words may have come between the two looks; they are not the next one's.
+                said = said.and(self.listener.drain()?);
+            }
             if said.stopping && !kept.stopping {
                 kept.stopping = true;
                 changes.push(Change::Stopping);
@@ -275,7 +280,7 @@ impl Keeper {
             }
             let silent = now.saturating_duration_since(kept.pulse.heard);
             let hung = kept.pulse.is_hung(now, said.alive || said.ready || said.stopping, said.ready);
-            if kept.handle.wait(Duration::ZERO)? {
+            if gone {
                 let end = match kept.end {
                     Some(end) => end,
                     None if kept.child => reap(kept.identity.pid)?,

@@ -17,6 +17,18 @@ pub struct Notification {
     pub stopping: bool,
 }
 
+impl Notification {
+    /// What both say, together.
+    #[must_use]
+    pub const fn and(self, other: Self) -> Self {
+        Self {
+            ready: self.ready | other.ready,
+            alive: self.alive | other.alive,
+            stopping: self.stopping | other.stopping,
+        }
+    }
+}
+
 /// Names the socket of the parent (`sd_notify(3)`).
 pub const VARIABLE: &str = "NOTIFY_SOCKET";
 
@@ -83,9 +95,7 @@ impl Listener {
             match rustix::net::recv(&self.socket, &mut bytes, RecvFlags::empty()) {
                 Ok((length, _)) => {
                     let one = parse(bytes.get(..length).unwrap_or_default());
-                    all.ready |= one.ready;
-                    all.alive |= one.alive;
-                    all.stopping |= one.stopping;
+                    all = all.and(one);
                 }
                 Err(rustix::io::Errno::AGAIN) => break,
                 Err(rustix::io::Errno::INTR) => {}

@@ -30,7 +30,11 @@ pub fn boot_id() -> io::Result<String> {
 /// # Errors
 /// `NotFound` when there is no such process; `InvalidData` when `/proc` has another form.
 pub fn start_time(pid: u32) -> io::Result<u64> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).map_err(|error| {
+        // A process that ends between opening and reading.
+        let gone = error.raw_os_error() == Some(libc::ESRCH);
+        if gone { io::ErrorKind::NotFound.into() } else { error }
+    })?;
     // The command's name may hold blanks and brackets; fields count from behind its last bracket.
     let field = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_ascii_whitespace().nth(19));
     field
@@ -79,7 +83,8 @@ impl Handle {
         let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { return Ok(None) };
         match rustix::process::pidfd_open(pid, PidfdFlags::empty()) {
             Ok(descriptor) => Ok(Some(Self { descriptor })),
-            Err(rustix::io::Errno::SRCH) => Ok(None),
+            // The number may have passed to a thread of another process: `EINVAL`, or `ENOENT` since Linux 6.13.
+            Err(rustix::io::Errno::SRCH | rustix::io::Errno::INVAL | rustix::io::Errno::NOENT) => Ok(None),
             Err(errno) => Err(errno.into()),
         }
     }
@@ -148,6 +153,22 @@ mod tests {
         assert!(Identity { start: own.start + 1, ..own.clone() }.open().unwrap().is_none());
         assert!(Identity { boot: "another".into(), ..own }.open().unwrap().is_none());
         assert!(Handle::open(u32::MAX).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_thread_is_no_process() {
+        let (number, numbers) = std::sync::mpsc::channel();
+        let (end, ended) = std::sync::mpsc::channel::<()>();
+        let thread = std::thread::spawn(move || {
+            number.send(rustix::thread::gettid().as_raw_nonzero().get()).unwrap();
+            let _ = ended.recv();
+        });
+        let own = Identity::of(std::process::id()).unwrap();
+        let pid = u32::try_from(numbers.recv().unwrap()).unwrap();
+        assert!(Handle::open(pid).unwrap().is_none());
+        assert!(Identity { pid, ..own }.open().unwrap().is_none());
+        drop(end);
+        thread.join().unwrap();
     }
 
     #[test]

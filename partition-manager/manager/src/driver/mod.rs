@@ -189,7 +189,8 @@ impl Driver {
                 return Ok(Outcome::Down);
             }
             if self.over {
-                tell(notify::STOPPING);
+                // Not told as stopping, which is how a parent that cannot see the exit status hears of a frame
+                // that went down.
                 return Ok(Outcome::Left);
             }
             if let Some(name) = self.to_make.pop_front() {
