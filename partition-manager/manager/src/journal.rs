@@ -7,7 +7,7 @@ use frame::event::{Event, Severity};
 use frame::lifecycle::Lifecycle;
 use frame::name::Name;
 use frame::plan::PartitionPlan;
-use frame::step::Step;
+use frame::step::{Step, holdings};
 use os::database::{self, Durability};
 use rusqlite::{Connection, OptionalExtension, params};
 use serde::de::DeserializeOwned;
@@ -70,6 +70,24 @@ pub struct Opened {
     pub aside: Vec<String>,
 }
 
+/// Whether an error says that the database cannot be used just now, rather than that it is of no use.
+fn passes(error: &rusqlite::Error) -> bool {
+    use rusqlite::ErrorCode;
+    matches!(
+        error.sqlite_error_code(),
+        Some(
+            ErrorCode::CannotOpen
+                | ErrorCode::DatabaseBusy
+                | ErrorCode::DatabaseLocked
+                | ErrorCode::DiskFull
+                | ErrorCode::OutOfMemory
+                | ErrorCode::PermissionDenied
+                | ErrorCode::ReadOnly
+                | ErrorCode::SystemIoFailure
+        )
+    )
+}
+
 fn side_files(path: &Path) -> [PathBuf; 3] {
     ["", "-wal", "-shm"].map(|suffix| {
         let mut name = path.as_os_str().to_owned();
@@ -94,7 +112,7 @@ pub fn remove(path: &Path) {
 pub fn open(path: &Path, boot: &str, frame: &Name) -> Result<Opened, JournalError> {
     let mut aside = Vec::new();
     let mut journal = attempt(path, &mut aside)?;
-    if let Some(reason) = journal.unfit(boot, frame) {
+    if let Some(reason) = journal.unfit(boot, frame)? {
         let kept = path.with_extension("db.stale");
         drop(journal);
         for (from, to) in side_files(path).iter().zip(side_files(&kept)) {
@@ -119,22 +137,30 @@ fn attempt(path: &Path, aside: &mut Vec<String>) -> Result<Journal, JournalError
 
 impl Journal {
     /// Why this journal is of no use to a manager of `frame` in the boot `boot`.
-    fn unfit(&self, boot: &str, frame: &Name) -> Option<String> {
-        let facts = [("boot", boot), ("frame", frame.as_str())];
-        let other = facts.into_iter().find_map(|(fact, expected)| match self.fact::<String>(fact) {
-            Ok(Some(found)) if found != expected => Some(format!("was of another {fact} ({found})")),
-            Ok(_) => None,
-            Err(error) => Some(format!("cannot be read ({error})")),
-        });
+    ///
+    /// # Errors
+    /// When it cannot be read just now, which says nothing about what is in it: to put it aside then would end
+    /// every partition that runs.
+    fn unfit(&self, boot: &str, frame: &Name) -> Result<Option<String>, JournalError> {
         let read = || {
+            for (fact, expected) in [("boot", boot), ("frame", frame.as_str())] {
+                match self.fact::<String>(fact)? {
+                    Some(found) if found != expected => return Ok(Some(format!("was of another {fact} ({found})"))),
+                    _ => {}
+                }
+            }
             for kept in self.partitions()? {
                 self.steps(&kept.declared.name)?;
             }
             self.oldest(1)?;
-            self.epoch().map(|_| ())
+            self.epoch().map(|_| None)
         };
-        // Another version of the manager may have written other things.
-        other.or_else(|| read().err().map(|error| format!("cannot be read ({error})")))
+        match read() {
+            // Another version of the manager may have written other things.
+            Err(JournalError::Form(error)) => Ok(Some(format!("cannot be read ({error})"))),
+            Err(JournalError::Database(error)) if !passes(&error) => Ok(Some(format!("cannot be read ({error})"))),
+            fit => fit,
+        }
     }
 
     /// One fact about the frame.
@@ -230,6 +256,29 @@ impl Journal {
         let mut statement = self.database.prepare("SELECT body FROM step WHERE partition = ?1 ORDER BY id")?;
         let rows = statement.query_map([partition.as_str()], |row| row.get::<_, String>(0))?;
         rows.map(|text| Ok(serde_json::from_str(&text?)?)).collect()
+    }
+
+    /// The process of a partition is gone and its socket is about to be removed: what came before is of use only
+    /// as far as it is still there. A guest that restarts without end must not make the journal grow.
+    ///
+    /// # Errors
+    /// [`JournalError`].
+    pub fn reaped(&mut self, partition: &Name) -> Result<(), JournalError> {
+        let held = holdings(&self.steps(partition)?);
+        let mut steps = Vec::new();
+        if !held.groups.is_empty() {
+            steps.push(Step::Confine { groups: held.groups });
+        }
+        steps.extend(held.socket.map(|socket| Step::Listen { socket }));
+        steps.push(Step::Reaped);
+        let transaction = self.database.transaction()?;
+        transaction.execute("DELETE FROM step WHERE partition = ?1", [partition.as_str()])?;
+        for step in steps {
+            let sql = "INSERT INTO step (partition, body) VALUES (?1, ?2)";
+            transaction.execute(sql, params![partition.as_str(), serde_json::to_string(&step)?])?;
+        }
+        transaction.commit()?;
+        Ok(())
     }
 
     /// Nothing of a partition is left on the host: its steps are of no more use.
@@ -364,6 +413,34 @@ mod tests {
         journal.clear_steps(&name("a")).unwrap();
         assert!(journal.steps(&name("a")).unwrap().is_empty());
         assert_eq!(journal.steps(&name("b")).unwrap().len(), 3);
+    }
+
+    #[test]
+    fn a_journal_that_cannot_be_read_just_now_stays() {
+        let failure = |code| rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(code), None);
+        for code in [rusqlite::ffi::SQLITE_FULL, rusqlite::ffi::SQLITE_BUSY, rusqlite::ffi::SQLITE_IOERR] {
+            assert!(passes(&failure(code)));
+        }
+        assert!(!passes(&failure(rusqlite::ffi::SQLITE_CORRUPT)));
+        let directory = tempfile::tempdir().unwrap();
+        let journal = opened(directory.path(), "b").journal;
+        let missing = journal.database.execute("SELECT * FROM something_else", []).unwrap_err();
+        assert!(!passes(&missing));
+    }
+
+    #[test]
+    fn a_guest_that_restarts_without_end_does_not_grow_the_journal() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut journal = opened(directory.path(), "b").journal;
+        let confine = Step::Confine { groups: vec!["/g/a".into()] };
+        let listen = Step::Listen { socket: "/s".into() };
+        for incarnation in 1..=20 {
+            for step in [&confine, &listen, &Step::Spawn { incarnation }] {
+                journal.step(&name("a"), step).unwrap();
+            }
+            journal.reaped(&name("a")).unwrap();
+        }
+        assert_eq!(journal.steps(&name("a")).unwrap(), [confine, listen, Step::Reaped]);
     }
 
     #[test]

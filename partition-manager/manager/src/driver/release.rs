@@ -29,7 +29,7 @@ pub struct Doomed {
 impl Driver {
     /// Gives up the process of a partition, which has ended, and all that was only its own.
     pub(super) fn reap(&mut self, name: &Name) {
-        if let Err(error) = self.journal.step(name, &Step::Reaped) {
+        if let Err(error) = self.journal.reaped(name) {
             tracing::error!("partition {name}: {error}");
         }
         let Some(entry) = self.entries.get_mut(name) else { return };

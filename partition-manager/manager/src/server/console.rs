@@ -26,6 +26,8 @@ const PROTOCOL: &str = "console";
 /// Least time between two looks at the output, so that a guest that prints without end does not keep the
 /// API's thread to itself.
 const PAUSE: Duration = Duration::from_millis(2);
+/// Time that a client has to take the reason why its session ends.
+const FAREWELL: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -112,31 +114,40 @@ impl Output {
         let mut position = 0;
         loop {
             let (start, bytes) = self.record.console(position)?;
-            if position != 0 && start > position {
-                let missed = format!("\r\n[{} bytes of output were missed]\r\n", start - position);
-                self.writer.write_all(missed.as_bytes()).await?;
-            }
+            let missed = if position == 0 { 0 } else { start.saturating_sub(position) };
             position = start.saturating_add(bytes.len() as u64);
-            if !bytes.is_empty() {
-                self.writer.write_all(&bytes).await?;
-                self.writer.flush().await?;
-                tokio::time::sleep(PAUSE).await;
-                continue;
-            }
-            tokio::select! {
-                ready = doorbell.readable() => {
-                    let mut ready = ready?;
-                    let mut count = [0; 8];
-                    // What rang is taken; nothing to take means that it was taken already.
-                    let _ = ready.try_io(|doorbell| Ok(rustix::io::read(doorbell.get_ref(), &mut count)?));
+            let writer = &mut self.writer;
+            let next = async {
+                if missed > 0 {
+                    let missed = format!("\r\n[{missed} bytes of output were missed]\r\n");
+                    writer.write_all(missed.as_bytes()).await?;
                 }
+                if bytes.is_empty() {
+                    // The count stays where it is, since the partition may make reading it block: each ring is
+                    // an edge of its own (`epoll(7)`).
+                    doorbell.readable().await?.clear_ready();
+                    return Ok::<(), io::Error>(());
+                }
+                writer.write_all(&bytes).await?;
+                writer.flush().await?;
+                tokio::time::sleep(PAUSE).await;
+                Ok(())
+            };
+            // The end is heard of also while the client takes nothing.
+            tokio::select! {
+                done = next => done?,
                 reason = &mut *end => {
                     let reason = reason.unwrap_or_else(|_| "the manager ends".to_owned());
-                    self.writer.write_all(format!("\r\n[{reason}]\r\n").as_bytes()).await?;
-                    self.writer.flush().await?;
-                    return self.writer.shutdown().await;
+                    let farewell = self.farewell(&reason);
+                    return tokio::time::timeout(FAREWELL, farewell).await.unwrap_or(Ok(()));
                 }
             }
         }
+    }
+
+    async fn farewell(&mut self, reason: &str) -> io::Result<()> {
+        self.writer.write_all(format!("\r\n[{reason}]\r\n").as_bytes()).await?;
+        self.writer.flush().await?;
+        self.writer.shutdown().await
     }
 }
