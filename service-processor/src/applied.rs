@@ -33,7 +33,12 @@ pub fn apply(root: &Root, file: Option<&Path>, store: Option<&mut Store>) -> Res
         },
     };
     let json = serde_json::to_vec_pretty(&frame).map_err(|source| Error::Json { what: "the frame", source })?;
-    replace(&root.applied_frame(), &json)?;
+    let path = root.applied_frame();
+    // What stands there already needs no room: on a full disk a service processor can still be replaced.
+    if std::fs::read(&path).is_ok_and(|there| there == json) {
+        return Ok(frame);
+    }
+    replace(&path, &json)?;
     Ok(frame)
 }
 

@@ -27,7 +27,9 @@ impl Holder {
     /// What the lock at `path` says, whether it is held or was left; none when there is none.
     #[must_use]
     pub fn read(path: &Path) -> Option<Self> {
-        serde_json::from_slice(&std::fs::read(path).ok()?).ok()
+        let text = std::fs::read(path).ok()?;
+        // One who was killed while it wrote a shorter text has left the end of the longer one behind it.
+        serde_json::Deserializer::from_slice(&text).into_iter().next()?.ok()
     }
 
     /// Whether the supervisor runs.
@@ -118,6 +120,9 @@ mod tests {
         lock.note(&holder).unwrap();
         assert_eq!(Holder::read(&path), Some(holder.clone()));
         assert!(holder.runs());
+        let torn = [std::fs::read(&path).unwrap(), b"1}}".to_vec()].concat();
+        std::fs::write(&path, torn).unwrap();
+        assert_eq!(Holder::read(&path), Some(holder.clone()));
         drop(lock);
         let lock = Lock::take(&path).unwrap().unwrap();
         lock.remove().unwrap();

@@ -7,7 +7,15 @@ use std::path::Path;
 #[must_use]
 pub fn held_below(directory: &Path) -> BTreeSet<String> {
     let table = std::fs::read("/proc/net/unix").unwrap_or_default();
-    below(&String::from_utf8_lossy(&table), directory)
+    let table = String::from_utf8_lossy(&table);
+    let mut held = below(&table, directory);
+    // The manager binds its own by the directory's real path.
+    if let Ok(real) = directory.canonicalize()
+        && real != directory
+    {
+        held.extend(below(&table, &real));
+    }
+    held
 }
 
 fn below(table: &str, directory: &Path) -> BTreeSet<String> {
@@ -39,5 +47,17 @@ mod tests {
             0000: 00000003 00000000 00000000 0001 03 14\n";
         let found = below(table, Path::new("/r a/run"));
         assert_eq!(found, BTreeSet::from(["socket:[11]".into(), "socket:[12]".into()]));
+    }
+
+    #[test]
+    fn they_are_found_through_a_link() {
+        let directory = tempfile::tempdir().unwrap();
+        let real = directory.path().canonicalize().unwrap().join("real");
+        let link = directory.path().join("link");
+        std::fs::create_dir(&real).unwrap();
+        std::os::unix::fs::symlink(&real, &link).unwrap();
+        let _listener = std::os::unix::net::UnixListener::bind(real.join("s")).unwrap();
+        assert_eq!(held_below(&link).len(), 1);
+        assert_eq!(held_below(&link), held_below(&real));
     }
 }

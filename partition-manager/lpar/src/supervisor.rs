@@ -166,7 +166,11 @@ impl Supervisor {
 
     fn supervise(&mut self) -> Outcome {
         let before = Holder::read(&self.job.root.lock()).and_then(|holder| holder.service_processor);
-        self.note(before.clone())?;
+        match self.note(before.clone()) {
+            // What runs already is not ended for that.
+            Err(error) if before.is_some() => self.say(format!("error: {error}")),
+            noted => noted?,
+        }
         let socket = self.job.root.service_processor_notify_socket();
         let mut keeper =
             Keeper::new(&socket, Instant::now()).with_context(|| format!("cannot listen at {}", socket.display()))?;
@@ -228,7 +232,14 @@ impl Supervisor {
     /// What follows from a change; true when the frame is down.
     fn changed(&mut self, change: Change, course: &mut Course) -> Outcome<bool> {
         match change {
-            Change::Started(identity) => self.note(Some(identity))?,
+            Change::Started(identity) => {
+                // A full disk is no reason to end a frame.
+                if let Err(error) = self.note(Some(identity)) {
+                    self.say(format!(
+                        "error: {error}; a supervisor that replaces this one will not know the service processor"
+                    ));
+                }
+            }
             Change::Ready => course.first = false,
             Change::StartFailed(error) if course.first => {
                 refuse!("{} cannot be started: {error}", self.binary.display())

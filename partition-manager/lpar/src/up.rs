@@ -56,7 +56,18 @@ pub fn up(common: &Common, file: &Path, detach: bool) -> Outcome {
 
 /// Whether the very frame is up already.
 fn already_up(root: &Root, frame: &Frame) -> Outcome<bool> {
-    let Some(holder) = Holder::read(&root.lock()).filter(Holder::runs) else { return Ok(false) };
+    let Some(holder) = Holder::read(&root.lock()) else { return Ok(false) };
+    if !holder.runs() {
+        if holder.frame != frame.name && roots::runs(root) {
+            refuse!(
+                "frame {} was left running at {}; `lpar down` brings it down first, or choose another --root for frame {}",
+                holder.frame,
+                root.run.display(),
+                frame.name
+            );
+        }
+        return Ok(false);
+    }
     let pid = holder.supervisor.pid;
     if holder.frame != frame.name {
         refuse!(

@@ -3,7 +3,7 @@
 use crate::failure::say;
 use frame::root::Root;
 use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -53,7 +53,7 @@ impl Log {
             let mut aside = path.as_os_str().to_owned();
             aside.push(".1");
             // Daemons that write between the two steps lose a line of their log, no more.
-            let _ = std::fs::copy(path, aside);
+            let _ = copy_end(file, Path::new(&aside));
             if let Err(error) = file.set_len(0) {
                 say!("error: the log {} cannot be emptied: {error}", path.display());
             }
@@ -72,6 +72,25 @@ impl Log {
             },
         }
     }
+}
+
+/// Copies the end of a log, as much as a log may have: whoever wrote faster than it was bounded fills no disk twice.
+fn copy_end(file: &File, to: &Path) -> io::Result<()> {
+    use std::os::unix::fs::FileExt;
+    let mut at = file.metadata()?.len().saturating_sub(LARGEST);
+    let mut copy = File::create(to)?;
+    let mut bytes = vec![0; 64 << 10];
+    let mut left = LARGEST;
+    while left > 0 {
+        let most = bytes.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+        let count = file.read_at(&mut bytes[..most], at)?;
+        if count == 0 {
+            break;
+        }
+        copy.write_all(&bytes[..count])?;
+        (at, left) = (at + count as u64, left - count as u64);
+    }
+    Ok(())
 }
 
 /// The log file of the frame at `root`, to append to and to read. Whoever has it open appends, so that it can
@@ -109,7 +128,6 @@ pub fn tail_of(mut file: File) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::Write;
 
     #[test]
     fn it_is_bounded_under_its_writers() {
@@ -125,6 +143,10 @@ mod tests {
             log.bound();
             assert_eq!(std::fs::metadata(path).unwrap().len(), 0);
         }
+        writer.write_all(&vec![b'y'; 3 * LARGEST as usize]).unwrap();
+        writeln!(writer, "\nline 2").unwrap();
+        log.bound();
+        assert_eq!(std::fs::metadata(path.with_extension("log.1")).unwrap().len(), LARGEST);
         writeln!(writer, "last\x1b[2J").unwrap();
         assert_eq!(tail(path), "  last?[2J");
         assert!(tail(&path.with_extension("log.1")).ends_with("line 2"));
