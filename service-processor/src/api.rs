@@ -26,6 +26,8 @@ use utoipa::OpenApi;
 pub const LARGEST_BODY: usize = 8 << 20;
 /// Longest that a reader of events may wait for the next one.
 pub const LONGEST_WAIT: Duration = Duration::from_secs(60);
+/// Longest that a client may take to send all of what it announced.
+const BODY_PATIENCE: Duration = Duration::from_secs(10);
 /// Longest that the log may take for an answer.
 const LOG_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -67,6 +69,22 @@ impl IntoResponse for Failure {
     }
 }
 
+/// A JSON body that came whole and in time: a client that sends half of it must not keep its place for good.
+#[derive(Debug)]
+struct Body<T>(T);
+
+impl<S: Send + Sync, T: serde::de::DeserializeOwned> axum::extract::FromRequest<S> for Body<T> {
+    type Rejection = Failure;
+
+    async fn from_request(request: axum::extract::Request, state: &S) -> Result<Self, Failure> {
+        match tokio::time::timeout(BODY_PATIENCE, Json::from_request(request, state)).await {
+            Ok(Ok(Json(body))) => Ok(Self(body)),
+            Ok(Err(error)) => Err(Failure::new(StatusCode::BAD_REQUEST, error.body_text())),
+            Err(_) => Err(Failure::new(StatusCode::REQUEST_TIMEOUT, "the rest of the request did not come in time")),
+        }
+    }
+}
+
 #[derive(OpenApi)]
 #[openapi(
     info(title = "Bulkhead service processor", description = "Surveillance of a frame and its event log."),
@@ -95,10 +113,8 @@ pub fn router(reach: Reach) -> Router {
 ))]
 async fn deliver(
     State(reach): State<Reach>,
-    delivery: Result<Json<Delivery>, axum::extract::rejection::JsonRejection>,
+    Body(Delivery { events }): Body<Delivery>,
 ) -> Result<Json<Acknowledgement>, Failure> {
-    let Json(Delivery { events }) =
-        delivery.map_err(|error| Failure::new(StatusCode::BAD_REQUEST, error.body_text()))?;
     let taken = events.len();
     if taken > LARGEST_DELIVERY {
         let error = format!("a delivery has at most {LARGEST_DELIVERY} events, this one has {taken}");
@@ -175,9 +191,8 @@ async fn status(State(reach): State<Reach>) -> Result<Json<SurveillanceStatus>, 
 ))]
 async fn down(
     State(reach): State<Reach>,
-    request: Result<Json<DownRequest>, axum::extract::rejection::JsonRejection>,
+    Body(request): Body<DownRequest>,
 ) -> Result<Json<serde_json::Value>, Failure> {
-    let Json(request) = request.map_err(|error| Failure::new(StatusCode::BAD_REQUEST, error.body_text()))?;
     let (reply, answer) = oneshot::channel();
     reach.driver.try_send(Message::Down(request, reply)).map_err(|_| Failure::gone())?;
     match answer.await {

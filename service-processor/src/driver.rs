@@ -124,6 +124,30 @@ pub fn run(setup: Setup, queue: Sender<Message>, messages: &Receiver<Message>) -
 
 impl Driver {
     fn adopt(&mut self) {
+        self.adopt_recorded();
+        if self.keeper.pid().is_none() {
+            self.adopt_listening();
+        }
+    }
+
+    /// Takes over a manager that serves and that nobody wrote down: its service processor was lost just then, or
+    /// had no room to write. It holds the frame, and another manager could not begin.
+    fn adopt_listening(&mut self) {
+        let Some(identity) = listening(&self.setup.root.manager_socket()) else { return };
+        match self.keeper.adopt(&identity, Instant::now()) {
+            Ok(true) => {
+                self.ever_ready = true;
+                tell(notify::READY);
+                tracing::info!(pid = identity.pid, "took over a partition manager that nobody had written down");
+                self.keep_record(identity);
+                self.await_end();
+            }
+            Ok(false) => {}
+            Err(error) => tracing::error!(%error, "cannot say whether the partition manager runs"),
+        }
+    }
+
+    fn adopt_recorded(&mut self) {
         let Some(record) = Record::read(&self.setup.root.surveillance_record()) else { return };
         // What an earlier run of the frame left is no replacement of it.
         let goes_on = |driver: &mut Self| {
@@ -305,6 +329,15 @@ impl Driver {
         if orderly && !hung {
             return Some(Outcome::Down);
         }
+        // One that could not begin may have found another one in control.
+        if let End::Exited(_) = end
+            && !ready
+        {
+            self.adopt_listening();
+            if self.keeper.pid().is_some() {
+                return None;
+            }
+        }
         if !self.ever_ready && !ready {
             return self.failed(&format!("the partition manager did not come up: {end}"));
         }
@@ -397,6 +430,22 @@ impl Driver {
     }
 }
 
+/// The process that listens at `socket`; none when nobody does. Whoever made the socket listen is meant
+/// (`SO_PEERCRED`, `unix(7)`).
+fn listening(socket: &std::path::Path) -> Option<Identity> {
+    use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let connection = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None).ok()?;
+    connect(&connection, &SocketAddrUnix::new(socket).ok()?).ok()?;
+    let peer = rustix::net::sockopt::socket_peercred(&connection).ok()?;
+    // Only one of this user's own, or the superuser's, can be the frame's.
+    let own = rustix::process::geteuid();
+    if peer.uid != own && !peer.uid.is_root() {
+        return None;
+    }
+    Identity::of(u32::try_from(peer.pid.as_raw_pid()).ok()?).ok()
+}
+
 fn command(root: &Root, manager: &PathBuf) -> Command {
     let mut command = Command::new(manager);
     command.arg("run").arg("--run").arg(&root.run).arg("--state").arg(&root.state).stdin(Stdio::null());
@@ -407,5 +456,21 @@ fn command(root: &Root, manager: &PathBuf) -> Command {
 pub fn tell(what: &str) {
     if let Err(error) = notify::tell(what) {
         tracing::debug!(%error, "the parent cannot be told");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_listens_is_known() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("s");
+        assert_eq!(listening(&path), None);
+        let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        assert_eq!(listening(&path), Some(Identity::of(std::process::id()).unwrap()));
+        drop(listener);
+        assert_eq!(listening(&path), None);
     }
 }

@@ -10,4 +10,5 @@ pub mod http;
 pub mod keep;
 pub mod notify;
 pub mod packet;
+pub mod peer;
 pub mod process;

@@ -24,6 +24,8 @@ use tokio::sync::{Semaphore, watch};
 const MOST_CONNECTIONS: usize = 64;
 /// Time that a client has to say what it wants.
 const HEADER_TIME: Duration = Duration::from_secs(5);
+/// Time that a client has to send all of what it announced.
+const BODY_TIME: Duration = Duration::from_secs(5);
 /// Time that answers on their way have at the end.
 const LAST_WORDS: Duration = Duration::from_millis(500);
 
@@ -90,7 +92,7 @@ async fn serve(listener: UnixListener, group: u32, router: Router, mut stopped: 
                 continue;
             }
         };
-        if !may(&stream, group) {
+        if !os::peer::may(&stream, group) {
             tracing::warn!("a client without permission was turned away");
             continue;
         }
@@ -126,10 +128,4 @@ async fn accept(
     let place = Arc::clone(places).acquire_owned().await.map_err(io::Error::other)?;
     let (stream, _) = listener.accept().await?;
     Ok((stream, place))
-}
-
-/// Whether the client is the superuser, this user, or in the socket's group.
-fn may(stream: &UnixStream, group: u32) -> bool {
-    let Ok(peer) = stream.peer_cred() else { return false };
-    peer.uid() == 0 || peer.uid() == rustix::process::geteuid().as_raw() || peer.gid() == group
 }

@@ -102,7 +102,11 @@ where
     type Rejection = Problem;
 
     async fn from_request(request: axum::extract::Request, state: &S) -> Result<Self, Problem> {
-        let body = <Json<T> as OptionalFromRequest<S>>::from_request(request, state).await?;
+        let body = <Json<T> as OptionalFromRequest<S>>::from_request(request, state);
+        let Ok(body) = tokio::time::timeout(super::BODY_TIME, body).await else {
+            return Err(Refusal { status: 408, message: "the rest of the request did not come in time".into() }.into());
+        };
+        let body = body?;
         Ok(Self(body.map(|Json(body)| body).unwrap_or_default()))
     }
 }

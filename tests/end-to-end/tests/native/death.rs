@@ -180,6 +180,18 @@ fn replaced(frame: &Frame, who: Who, manager: u32, service_processor: u32) -> Re
     })
 }
 
+pub fn manager_terminated() -> Result<()> {
+    let frame = Frame::up(TWO)?;
+    let before = [frame.partition("alpha")?, frame.partition("beta")?];
+    let (manager, service_processor) = (frame.manager()?, frame.service_processor()?);
+    host::signal(manager, Signal::TERM)?;
+    replaced(&frame, Who::Manager, manager, service_processor)?;
+    ensure!([frame.partition("alpha")?, frame.partition("beta")?] == before, "the partitions run on, adopted");
+    let down = frame.lpar.events()?.iter().filter(|event| event["code"] == "D1000001").count();
+    ensure!(down == 0, "the frame is not down");
+    frame.down()
+}
+
 pub fn supervisor_killed() -> Result<()> {
     let frame = Frame::up(TWO)?;
     let before = frame.partition("alpha")?;
