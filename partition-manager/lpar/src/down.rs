@@ -30,7 +30,7 @@ pub fn down(common: &Common, request: DownRequest) -> Outcome {
     let root = match roots::running(common) {
         Ok(root) => root,
         Err(reason @ (WhichError::None | WhichError::NotThere(_))) => {
-            clean_stale(common);
+            clean_stale(common, request);
             // Done already is done.
             return if common.json { json(&serde_json::json!({})) } else { print(&format!("{reason}\n")) };
         }
@@ -50,8 +50,8 @@ pub fn down(common: &Common, request: DownRequest) -> Outcome {
     if common.json { json(&serde_json::json!({ "frame": name })) } else { print(&format!("frame {name} is down\n")) }
 }
 
-/// Removes the files of a frame that nobody runs any more, if they can be told.
-fn clean_stale(common: &Common) {
+/// Removes what is left of a frame that nobody runs any more, if it can be told.
+fn clean_stale(common: &Common, request: DownRequest) {
     let root = match (&common.root, &common.frame) {
         (Some(directory), _) => std::path::absolute(directory).ok().map(|directory| Root::under(&directory)),
         (None, Some(name)) => roots::of_frame(common, name).ok(),
@@ -59,9 +59,24 @@ fn clean_stale(common: &Common) {
     };
     // Only what a supervisor left has a lock, and only one that is free is nobody's.
     let Some(root) = root.filter(|root| root.lock().exists()) else { return };
+    // Everything was killed: its journal knows the groups that confined it, and the events that nobody has heard of.
+    if was_of_this_boot(&root)
+        && let Err(error) = up::bring_down_what_was_left(&root, request)
+    {
+        say!("note: what was left of the frame could not be brought down in order: {error}");
+    }
     if let Ok(Some(lock)) = Lock::take(&root.lock()) {
         clean(&root, lock);
     }
+}
+
+/// Whether the frame at `root` was up in this boot of the host, and its manager left a journal.
+fn was_of_this_boot(root: &Root) -> bool {
+    let boot = os::process::boot_id().ok();
+    let holder = Holder::read(&root.lock());
+    holder.is_some_and(|holder| Some(holder.supervisor.boot) == boot)
+        && root.manager_database().exists()
+        && root.applied_frame().exists()
 }
 
 fn with_supervisor(root: &Root, supervisor: &Handle, request: DownRequest) -> Outcome {

@@ -192,6 +192,19 @@ pub fn manager_terminated() -> Result<()> {
     frame.down()
 }
 
+pub fn all_killed() -> Result<()> {
+    let frame = Frame::up(TWO)?;
+    let supervisor = parent_of(frame.service_processor()?)?;
+    let daemons = [supervisor, frame.service_processor()?, frame.manager()?];
+    let all: Vec<u32> = daemons.into_iter().chain([frame.partition("alpha")?, frame.partition("beta")?]).collect();
+    for &pid in &all {
+        host::signal(pid, Signal::KILL)?;
+    }
+    wait::until("the end of them all", || Ok((!all.iter().any(|&pid| host::runs(pid))).then_some(())))?;
+    // Groups and the journal stay until somebody asks.
+    frame.down()
+}
+
 pub fn supervisor_killed() -> Result<()> {
     let frame = Frame::up(TWO)?;
     let before = frame.partition("alpha")?;

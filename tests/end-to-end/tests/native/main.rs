@@ -43,6 +43,7 @@ const TESTS: &[Test] = &[
     ("death::no_beat_is_lost_when_both_are_killed", death::both_killed, host::lacks_kvm),
     ("death::no_beat_is_lost_when_both_are_stopped", death::both_stopped, host::lacks_kvm),
     ("death::a_manager_that_is_told_to_end_is_replaced", death::manager_terminated, host::lacks_kvm),
+    ("death::nothing_is_left_of_a_frame_that_was_killed_whole", death::all_killed, host::lacks_kvm),
     ("death::a_frame_whose_supervisor_was_killed_is_taken_up_again", death::supervisor_killed, host::lacks_kvm),
     ("mistakes::three_mistakes_are_all_reported", mistakes::three, nothing),
     ("mistakes::a_missing_kernel_is_refused", mistakes::missing_kernel, nothing),
