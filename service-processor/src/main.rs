@@ -46,11 +46,18 @@ const LAST_REQUESTS: Duration = Duration::from_millis(10);
 
 fn main() -> ExitCode {
     let Verb::Run { run, state, file, manager_binary } = Arguments::parse().verb;
-    tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).with_target(false).init();
+    // A log that cannot be written, on a full disk, is no reason to panic, which saying so there would be.
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .with_target(false)
+        .log_internal_errors(false)
+        .init();
     match serve(Root { run, state }, file.as_deref(), manager_binary) {
         Ok(status) => status,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            // Nobody reads it if even this fails.
+            let _ = std::io::Write::write_all(&mut std::io::stderr(), format!("error: {error:#}\n").as_bytes());
             ExitCode::FAILURE
         }
     }

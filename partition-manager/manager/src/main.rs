@@ -59,7 +59,13 @@ fn main() -> ExitCode {
 
 fn manage(run: PathBuf, state: PathBuf, partition_binary: Option<PathBuf>) -> anyhow::Result<ExitCode> {
     let _seat = Seat::take()?;
-    tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).with_target(false).init();
+    // A log that cannot be written, on a full disk, is no reason to panic, which saying so there would be.
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .with_target(false)
+        .log_internal_errors(false)
+        .init();
     let run = run.canonicalize().with_context(|| format!("the run directory {}", run.display()))?;
     let root = Root { run, state };
     // One manager at a time: the lock goes with this process, whatever ends it.
