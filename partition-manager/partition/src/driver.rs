@@ -28,7 +28,7 @@ const MOST_STRANGERS: usize = 4;
 const KICK_AGAIN: Duration = Duration::from_millis(10);
 /// Messages that can wait: a virtual processor says three in its life.
 const MESSAGES: usize = 4 * MOST_PROCESSORS;
-/// Packets that are taken from one connection before others have their turn.
+/// Packets that are taken from one connection, and connections that are taken, before others have their turn.
 const TURN: usize = 16;
 
 const LISTENER: u64 = 0;
@@ -113,6 +113,7 @@ impl Driver {
         loop {
             if let Some(status) = self.status {
                 self.connections.iter().for_each(|(_, socket)| leave(socket));
+                self.keep_what_is_in_use();
                 return Ok(status);
             }
             let timeout = self.timeout();
@@ -134,6 +135,15 @@ impl Driver {
                 self.step(Input::Elapsed, Payload::None);
             }
             self.kick_again();
+        }
+    }
+
+    /// A virtual processor that could not be stopped in time may still be in its guest: the memory that KVM
+    /// gives the guest then stays mapped until the process is gone.
+    fn keep_what_is_in_use(&mut self) {
+        let count = self.partition.as_ref().map_or(0, |partition| partition.processors.len());
+        if (0..count).any(|id| !self.lifecycle.has_finished(id)) {
+            std::mem::forget(self.partition.take());
         }
     }
 
@@ -167,7 +177,8 @@ impl Driver {
     }
 
     fn accept(&mut self) {
-        loop {
+        // Whoever is left over is still there at the next turn.
+        for _ in 0..TURN {
             let socket = match packet::accept(&self.listener) {
                 Ok(socket) => socket,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,

@@ -20,6 +20,7 @@ use kvm_ioctls::VcpuFd;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::sync::atomic::{Ordering, compiler_fence};
 use std::thread::JoinHandle;
 use vmm_sys_util::eventfd::EventFd;
 
@@ -211,8 +212,10 @@ impl Guest<'_> {
                 },
                 Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => {
                     self.count(ExitReason::Interrupted);
-                    // Cleared before the commands are looked at, or a kick between would be lost.
+                    // Cleared before the commands are looked at, or a kick between would be lost. The handler
+                    // runs on this thread, so it is enough to hold the compiler to the order.
                     self.kickable.fd.set_kvm_immediate_exit(0);
+                    compiler_fence(Ordering::SeqCst);
                     if !self.obey() {
                         return None;
                     }

@@ -4,6 +4,7 @@ mod containment;
 mod endings;
 mod guest;
 mod harness;
+mod hostile;
 mod ladder;
 mod payload;
 mod protocol;
@@ -18,7 +19,7 @@ fn main() -> std::process::ExitCode {
     let there = std::fs::OpenOptions::new().read(true).write(true).open("/dev/kvm").is_ok();
     let root = rustix::process::geteuid().is_root();
     let mut trials = Vec::new();
-    for (name, test) in [payload::TESTS, endings::TESTS, ladder::TESTS, protocol::TESTS].concat() {
+    for (name, test) in [payload::TESTS, endings::TESTS, ladder::TESTS, protocol::TESTS, hostile::TESTS].concat() {
         trials.push(trial(format!("kvm::{name}"), test, there, "needs /dev/kvm"));
     }
     for (name, test) in containment::TESTS {
