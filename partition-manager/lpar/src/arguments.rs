@@ -24,6 +24,7 @@ pub struct Arguments {
 
 /// What applies to every verb.
 #[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Options of every verb")]
 pub struct Common {
     /// Answer in JSON.
     #[arg(long, global = true)]
@@ -31,7 +32,7 @@ pub struct Common {
     /// Directory that holds everything of the running frame.
     #[arg(long, global = true, env = "BULKHEAD_ROOT", value_name = "DIR")]
     pub root: Option<PathBuf>,
-    /// The running frame, by name; needed when several run.
+    /// The running frame, by name; needed when several run and no --root says which.
     #[arg(long, global = true, value_name = "NAME", value_parser = |text: &str| Name::new(text))]
     pub frame: Option<Name>,
 }
@@ -111,7 +112,7 @@ pub enum Verb {
         #[arg(long, value_parser = duration::parse, value_name = "TIME", default_value = "60s")]
         timeout: Duration,
     },
-    /// Open the console of a partition. Enter ~. on a line of its own to leave.
+    /// Open the console of a partition; Enter, then ~ and . leave it.
     Console {
         /// The partition.
         #[command(flatten)]

@@ -6,6 +6,7 @@ mod session;
 use crate::daemons::{Daemon, of, patiently};
 use crate::failure::{Outcome, refuse};
 use crate::roots;
+use frame::api::PartitionDetail;
 use frame::name::Name;
 use session::{End, Session};
 use std::io::IsTerminal;
@@ -22,7 +23,8 @@ pub fn run(common: &crate::arguments::Common, partition: &Name, force: bool, his
     let terminal = std::io::stdin().is_terminal() && std::io::stdout().is_terminal() && !history;
     let session = Session::begin(stream, terminal, history)?;
     if terminal {
-        crate::failure::say!("console of {partition}; ~. on a line of its own leaves\r");
+        crate::failure::say!("console of {partition}; Enter, then ~ and . leave it\r");
+        idle(&manager, partition);
     }
     let end = session.run()?;
     match end {
@@ -31,5 +33,17 @@ pub fn run(common: &crate::arguments::Common, partition: &Name, force: bool, his
             "the console of {partition} was closed: another session took it over, or the partition manager was replaced; run `lpar console {partition}` again"
         ),
         End::Signal(signal) => refuse!("signal {signal} ended the session"),
+    }
+}
+
+/// Says that nobody reads what is typed, when nobody does.
+fn idle(manager: &Daemon, partition: &Name) {
+    // One that cannot be asked now says so when the console is used.
+    let Ok(PartitionDetail { row, .. }) = manager.get(&of(partition, "")) else { return };
+    if !row.state.is_active() {
+        crate::failure::say!(
+            "note: partition {partition} is in state {}: this is its history; `lpar activate {partition}` starts it\r",
+            row.state
+        );
     }
 }

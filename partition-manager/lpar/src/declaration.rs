@@ -71,10 +71,10 @@ impl Declaration {
         self.frame().map(|frame| frame.clone().with_paths_from(directory))
     }
 
-    /// Decides who gets what on `inventory`, and adds what the decision finds to the diagnostics. None when
-    /// there is no frame or no plan.
+    /// Decides who gets what on `inventory`, and adds what the decision finds to the diagnostics, beside what is
+    /// wrong with the files that the frame names. None when there is no frame or no plan.
     pub fn plan(&mut self, inventory: &Inventory) -> Option<Plan> {
-        let decided = plan(self.frame()?, inventory, &Assignment::new());
+        let decided = plan(self.reading.frame.as_ref()?, inventory, &Assignment::new());
         let (plan, severity, found) = match decided {
             Ok(plan) => {
                 let warnings = plan.warnings.clone();

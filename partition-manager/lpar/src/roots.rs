@@ -18,6 +18,16 @@ pub enum WhichError {
     /// The frame that was named does not run.
     #[error("the frame at {} does not run; `lpar up FILE` starts one", .0.display())]
     NotThere(PathBuf),
+    /// Another frame than the one that was named is at the root that was named.
+    #[error("frame {there} is at {}, not frame {wanted}; leave --frame out, or name the root of frame {wanted}", .root.display())]
+    Another {
+        /// The frame that was named.
+        wanted: Name,
+        /// The frame that is there.
+        there: Name,
+        /// Its run directory.
+        root: PathBuf,
+    },
     /// More than one runs.
     #[error("several frames run here: {}; name one with --frame", list(.0))]
     Several(Vec<Name>),
@@ -56,7 +66,19 @@ pub fn of_frame(common: &Common, name: &Name) -> Result<Root, WhichError> {
 /// # Errors
 /// [`WhichError`].
 pub fn running(common: &Common) -> Result<Root, WhichError> {
-    choose(common, &environment(), runs, running_below)
+    let root = choose(common, &environment(), runs, running_below)?;
+    let there = Holder::read(&root.lock()).map(|holder| holder.frame);
+    same(common.frame.as_ref(), there, root)
+}
+
+/// The root, when the frame there is the one that is wanted or nobody can tell.
+fn same(wanted: Option<&Name>, there: Option<Name>, root: Root) -> Result<Root, WhichError> {
+    match (wanted, there) {
+        (Some(wanted), Some(there)) if *wanted != there => {
+            Err(WhichError::Another { wanted: wanted.clone(), there, root: root.run })
+        }
+        _ => Ok(root),
+    }
 }
 
 fn choose(
@@ -135,6 +157,16 @@ mod tests {
         assert_eq!(chosen(&common(Some("/r"), Some("b")), &["a", "b"]), Ok("/r/run".into()));
         assert_eq!(chosen(&common(None, Some("b")), &["a", "b"]), Ok("/run/bulkhead/b".into()));
         assert_eq!(chosen(&common(None, Some("c")), &["a"]), Err(WhichError::NotThere("/run/bulkhead/c".into())));
+    }
+
+    #[test]
+    fn a_root_with_another_frame_is_not_meant() {
+        let root = || Root::under(std::path::Path::new("/r"));
+        assert_eq!(same(Some(&name("a")), Some(name("a")), root()), Ok(root()));
+        assert_eq!(same(Some(&name("a")), None, root()), Ok(root()));
+        assert_eq!(same(None, Some(name("b")), root()), Ok(root()));
+        let another = same(Some(&name("a")), Some(name("b")), root()).unwrap_err().to_string();
+        assert_eq!(another, "frame b is at /r/run, not frame a; leave --frame out, or name the root of frame a");
     }
 
     #[test]

@@ -36,6 +36,9 @@ const TICK: Duration = Duration::from_millis(50);
 pub fn up(common: &Common, file: &Path, detach: bool) -> Outcome {
     let mut declaration = Declaration::load(file)?;
     let Some(frame) = declaration.resolved() else { return declaration.judge() };
+    if let Some(named) = common.frame.as_ref().filter(|named| **named != frame.name) {
+        refuse!("{} declares frame {}, not frame {named}; leave --frame out", file.display(), frame.name);
+    }
     let root = roots::of_frame(common, &frame.name)?;
     root.check(frame.partitions.iter().map(|partition| &partition.name))?;
     if already_up(&root, &frame)? {

@@ -87,7 +87,7 @@ pub fn line(logged: &LoggedEvent) -> String {
     let severity = serde_json::to_value(event.severity).ok();
     let severity = severity.as_ref().and_then(serde_json::Value::as_str).unwrap_or_default().to_owned();
     let whom = if names.is_empty() { "frame".to_owned() } else { names.join(",") };
-    format!("{}  {}  {severity:<13}  {whom}  {}\n", moment(event.time), event.code, plain(&event.text))
+    format!("{}  {}  {severity:<13}  {whom:<5}  {}\n", moment(event.time), event.code, plain(&event.text))
 }
 
 #[cfg(test)]
@@ -102,7 +102,7 @@ mod tests {
         event.time = 1_500_000_000;
         assert_eq!(
             line(&LoggedEvent { id: 3, event }),
-            "1970-01-01T00:00:01.500Z  B2000003  unrecoverable  db  It?vanished.\n"
+            "1970-01-01T00:00:01.500Z  B2000003  unrecoverable  db     It?vanished.\n"
         );
     }
 }

@@ -100,21 +100,17 @@ pub fn show(common: &Common, name: &Name) -> Outcome {
     let reason = if row.reason.is_empty() { String::new() } else { format!(" ({})", plain(&row.reason)) };
     // Writing into a string cannot fail.
     let _ = writeln!(out, "{} (id {}): {}{reason}", row.name, row.id, row.state);
-    let or_none = |value: Option<String>| value.unwrap_or_else(|| "none".to_owned());
-    let _ = writeln!(
-        out,
-        "process {}, started {} times, up {}, availability priority {}, exit status {}",
-        or_none(row.pid.map(|pid| pid.to_string())),
-        row.incarnation,
-        row.uptime.map_or_else(|| "-".to_owned(), span),
-        row.availability_priority,
-        or_none(detail.exit_status.map(|status| status.to_string())),
-    );
-    let _ = writeln!(
-        out,
-        "confined in {}\n",
-        if detail.cgroup.is_empty() { "nothing".to_owned() } else { detail.cgroup.join(", ") }
-    );
+    if let Some(pid) = row.pid {
+        let up = row.uptime.map_or_else(|| "-".to_owned(), span);
+        let _ = writeln!(out, "process {pid}, up {up}, start number {}", row.incarnation);
+        let confined =
+            if detail.cgroup.is_empty() { "nothing".to_owned() } else { detail.cgroup.join("\n            ") };
+        let _ = writeln!(out, "confined in {confined}");
+    }
+    if let Some(status) = detail.exit_status {
+        let _ = writeln!(out, "exit status {status}");
+    }
+    let _ = writeln!(out, "availability priority {}\n", row.availability_priority);
     let mut table = Table::new(&["resource", "declared", "assigned", "pending"]);
     for (name, resource) in &detail.resources {
         let cell = |value: &serde_json::Value| human(name, value);
@@ -132,9 +128,15 @@ fn human(resource: &str, value: &serde_json::Value) -> String {
         Value::String(text) => text.clone(),
         Value::Number(number) if resource == "memory" => number.as_u64().map_or_else(|| number.to_string(), size),
         Value::Object(fields) => {
-            let parts: Vec<String> =
-                fields.iter().map(|(key, value)| format!("{key} {}", human(resource, value))).collect();
-            parts.join(" ")
+            // What is empty says nothing; a range reads from its least to its most.
+            let rank = |key: &str| ["minimum", "desired", "maximum"].iter().position(|one| *one == key);
+            let mut fields: Vec<_> = fields.iter().filter(|(_, value)| value.as_str() != Some("")).collect();
+            fields.sort_by_key(|(key, _)| rank(key));
+            let parts = fields.into_iter().map(|(key, value)| match key.as_str() {
+                "pages" => format!("pages {}", human("memory", value)),
+                _ => format!("{key} {}", human(resource, value)),
+            });
+            parts.collect::<Vec<_>>().join(" ")
         }
         Value::Array(values) => values.iter().map(|value| human(resource, value)).collect::<Vec<_>>().join(" "),
         other => other.to_string(),
@@ -245,7 +247,9 @@ mod tests {
         assert_eq!(human("memory", &json!(67108864)), "64MiB");
         assert_eq!(human("processors", &json!(2)), "2");
         assert_eq!(human("cpus", &json!(null)), "-");
-        assert_eq!(human("memory", &json!({"minimum": 1048576, "desired": 2097152})), "desired 2MiB minimum 1MiB");
+        assert_eq!(human("memory", &json!({"minimum": 1048576, "desired": 2097152})), "minimum 1MiB desired 2MiB");
+        assert_eq!(human("boot", &json!({"boot": "diagnostics", "cmdline": ""})), "boot diagnostics");
+        assert_eq!(human("extents", &json!([{"blocks": 3, "pages": 4096}])), "blocks 3 pages 4KiB");
     }
 
     #[test]

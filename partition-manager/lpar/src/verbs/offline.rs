@@ -24,7 +24,8 @@ const LARGEST_INVENTORY: u64 = 64 << 20;
 /// When the file has mistakes or cannot be read.
 pub fn check(common: &Common, file: &Path) -> Outcome {
     let mut declaration = Declaration::load(file)?;
-    match host::report() {
+    let host = host::report();
+    match &host {
         Ok(report) => {
             declaration.plan(&report.inventory);
         }
@@ -37,9 +38,13 @@ pub fn check(common: &Common, file: &Path) -> Outcome {
     }
     declaration.judge()?;
     let Some(frame) = declaration.frame() else { return declaration.verdict() };
-    let count = frame.partitions.len();
-    let noun = if count == 1 { "partition" } else { "partitions" };
-    print(&format!("{}: frame {} with {count} {noun} can be brought up here\n", file.display(), frame.name))
+    let partitions = counted(frame.partitions.len(), "partition");
+    let verdict = match &host {
+        Ok(HostReport { kvm, .. }) if kvm.error.is_none() => "can be brought up here",
+        Ok(_) => "fits this host, but no partition can run here; `lpar doctor` says why",
+        Err(_) => "is well declared",
+    };
+    print(&format!("{}: frame {} with {partitions} {verdict}\n", file.display(), frame.name))
 }
 
 /// `lpar plan FILE [--inventory FILE]`.
@@ -151,6 +156,11 @@ pub fn doctor(common: &Common, inventory: bool) -> Outcome {
     }
 }
 
+/// A number of things, such as `1 node` and `2 nodes`.
+fn counted(number: usize, what: &str) -> String {
+    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
+}
+
 fn describe(report: &HostReport) -> String {
     let mut out = String::new();
     let HostReport { inventory, kvm, cgroup, kernel, lacks } = report;
@@ -181,10 +191,10 @@ fn describe(report: &HostReport) -> String {
     // Writing into a string cannot fail.
     let _ = write!(
         out,
-        "kernel:      {kernel}\nKVM:         {able}\nprocessors:  {} in {} cores on {} nodes\nmemory:      {}, {} available, {} in free huge pages\nconfinement: {confinement}\n",
+        "kernel:      {kernel}\nKVM:         {able}\nprocessors:  {} in {} on {}\nmemory:      {}, {} available, {} in free huge pages\nconfinement: {confinement}\n",
         inventory.cpus.len(),
-        cores.len(),
-        inventory.nodes.len(),
+        counted(cores.len(), "core"),
+        counted(inventory.nodes.len(), "node"),
         size(memory),
         size(available),
         size(huge),

@@ -75,6 +75,12 @@ fn fit(line: &str, width: usize) -> String {
     plain(line).chars().take(width.saturating_sub(1)).collect()
 }
 
+/// The line of an event without its date: a screen is narrow, and its events are of this run.
+fn time_of_day(line: &str) -> &str {
+    let line = line.trim_end();
+    line.split_once('T').map_or(line, |(_, rest)| rest)
+}
+
 /// What the table remembers between two drawings.
 #[derive(Debug, Default)]
 struct LiveTable {
@@ -92,10 +98,8 @@ impl LiveTable {
         let use_of = self.processor_use(&seen, now);
         let away = seen.status.is_none();
         if let Some(status) = &seen.status {
-            self.title = format!("frame {}  manager {} (epoch {})", status.name, status.pid, status.epoch);
-            if status.going_down {
-                self.title.push_str("  going down");
-            }
+            self.title = format!("frame {}  manager {}", status.name, status.pid);
+            self.title.push_str(if status.going_down { "  going down" } else { "  Ctrl-C brings it down" });
         }
         if !seen.rows.is_empty() {
             self.rows = seen.rows;
@@ -129,7 +133,7 @@ impl LiveTable {
         }
         if !self.events.is_empty() {
             lines.push(String::new());
-            lines.extend(self.events.iter().map(|event| event_line(event).trim_end().to_owned()));
+            lines.extend(self.events.iter().map(|event| time_of_day(&event_line(event)).to_owned()));
         }
         // A line that wraps, or a table that scrolls, could not be drawn over.
         lines.truncate(height.saturating_sub(1).max(1));
@@ -198,13 +202,19 @@ mod tests {
         let mut table = LiveTable::default();
         let start = Instant::now();
         let first = table.lines(seen(1_000_000_000), start, 100, 24);
-        assert_eq!(first[0], "frame f  manager 5 (epoch 3)");
+        assert_eq!(first[0], "frame f  manager 5  Ctrl-C brings it down");
         assert!(first[2].contains(" - "), "{first:?}");
         let second = table.lines(seen(1_250_000_000), start + Duration::from_secs(1), 100, 24);
         assert!(second[2].contains(" 0.25 "), "{second:?}");
         // It was restarted: what it used since is not known.
         let third = table.lines(seen(5), start + Duration::from_secs(2), 100, 24);
         assert!(third[2].contains(" - "), "{third:?}");
+    }
+
+    #[test]
+    fn events_have_no_date() {
+        assert_eq!(time_of_day("1970-01-01T00:00:01.500Z  B2000003  db\n"), "00:00:01.500Z  B2000003  db");
+        assert_eq!(time_of_day("1970"), "1970");
     }
 
     #[test]
