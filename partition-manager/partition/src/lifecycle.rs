@@ -23,6 +23,9 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 /// How long virtual processors may take to stop. They take far less; after that the final record is written
 /// without the registers of those that have not.
 pub const STOP_LIMIT: Duration = Duration::from_secs(5);
+/// The same where the manager ordered the stop: it kills what has not ended after [`frame::ladder::STOP_MS`],
+/// and the final record must be there before.
+pub const ORDERED_STOP_LIMIT: Duration = Duration::from_millis(frame::ladder::STOP_MS * 3 / 4);
 
 /// Exit status: the guest ended as it or its operator wanted.
 pub const EXIT_ORDERLY: u8 = 0;
@@ -313,8 +316,9 @@ impl Lifecycle {
     }
 
     fn halt(&mut self, cause: Cause, processor: Option<u32>) -> Vec<Effect> {
+        let limit = if cause == Cause::Stopped { ORDERED_STOP_LIMIT } else { STOP_LIMIT };
         self.stage = Stage::Stopping { cause, processor };
-        vec![Effect::Halt, Effect::Wait(Some(STOP_LIMIT))]
+        vec![Effect::Halt, Effect::Wait(Some(limit))]
     }
 
     /// The first cause is the partition's; what others come to while they stop is not.

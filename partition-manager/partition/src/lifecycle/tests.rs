@@ -55,6 +55,16 @@ fn a_processor_that_does_not_stop_holds_nobody_up() {
 }
 
 #[test]
+fn an_ordered_stop_is_recorded_before_the_manager_kills() {
+    let mut life = running();
+    assert_eq!(life.step(packet(1, 5, Asked::Stop)), [Effect::Halt, Effect::Wait(Some(ORDERED_STOP_LIMIT))]);
+    assert!(ORDERED_STOP_LIMIT < Duration::from_millis(frame::ladder::STOP_MS));
+    let concluded = life.step(Input::Elapsed);
+    let Some(Effect::Conclude(last)) = concluded.first() else { panic!("{concluded:?}") };
+    assert_eq!((&last.cause, last.registers.len()), (&Cause::Stopped, PROCESSORS));
+}
+
+#[test]
 fn an_equal_or_higher_epoch_takes_over_and_a_lower_one_is_refused() {
     let mut life = running();
     assert!(matches!(&life.step(packet(2, 4, Asked::Hello))[..], [Effect::Refuse(2, _)]));
