@@ -34,8 +34,9 @@ impl Frame {
     #[must_use]
     pub fn with_paths_from(mut self, directory: &Path) -> Self {
         for partition in &mut self.partitions {
-            if let Boot::Kernel { kernel, initrd, .. } = &mut partition.boot {
-                for path in std::iter::once(kernel).chain(initrd) {
+            if let Boot::Kernel { kernel, initrd, modules, .. } = &mut partition.boot {
+                let modules = modules.iter_mut().map(|module| &mut module.path);
+                for path in std::iter::once(kernel).chain(initrd).chain(modules) {
                     *path = directory.join(&*path);
                 }
             }
@@ -74,6 +75,10 @@ pub struct Partition {
     pub when_inactive: WhenInactive,
     /// Deadlines of the shutdown ladder.
     pub shutdown: Shutdown,
+    /// Whether it has an 8254 timer; when absent, only a guest booted by multiboot has one.
+    pub pit: Option<bool>,
+    /// Whether a write to port 0xf4 ends it with an exit status.
+    pub exit_device: bool,
 }
 
 /// What an inactive partition holds of the frame.
@@ -170,15 +175,26 @@ pub enum Boot {
         /// Command line of the payload.
         cmdline: String,
     },
-    /// A kernel from a file: Linux bzImage, ELF vmlinux, or an ELF with a PVH note.
+    /// A kernel from a file: Linux bzImage, ELF vmlinux, an ELF with a PVH note, or a multiboot image.
     Kernel {
         /// The kernel, absolute or relative to the frame file.
         kernel: PathBuf,
         /// The initial RAM disk, likewise.
         initrd: Option<PathBuf>,
+        /// Multiboot modules, in order.
+        modules: Vec<Module>,
         /// Kernel command line.
         cmdline: String,
     },
+}
+
+/// A file that a multiboot kernel is given (Multiboot 0.6.96, section 3.3).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Module {
+    /// The file, absolute or relative to the frame file.
+    pub path: PathBuf,
+    /// The module's command line.
+    pub cmdline: String,
 }
 
 /// Deadlines of the shutdown ladder, milliseconds; a rung of zero is left out.

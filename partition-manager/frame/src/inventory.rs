@@ -3,6 +3,7 @@
 //! Filled from sysfs by who may read it, or from a JSON file, so that a plan can be made for a machine
 //! that one does not have.
 
+use crate::cpuset::CpuSet;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,6 +15,64 @@ pub struct Inventory {
     pub cpus: Vec<Cpu>,
     /// The NUMA nodes; a host without NUMA is one node.
     pub nodes: Vec<Node>,
+    /// The caches, as far as known.
+    #[serde(default)]
+    pub caches: Vec<Cache>,
+    /// Devices that could be dedicated, as far as known.
+    #[serde(default)]
+    pub devices: Vec<Device>,
+}
+
+/// What a cache holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CacheKind {
+    /// Data only.
+    Data,
+    /// Instructions only.
+    Instruction,
+    /// Both.
+    Unified,
+}
+
+/// One cache (Linux, Documentation/ABI/testing/sysfs-devices-system-cpu, `cacheinfo`).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Cache {
+    /// Level, 1 is nearest to the CPU.
+    pub level: u8,
+    /// What it holds.
+    pub kind: CacheKind,
+    /// Size, bytes.
+    pub size: u64,
+    /// Bytes of a line; 0 when not known.
+    #[serde(default)]
+    pub line: u32,
+    /// Lines of a set; 0 when not known.
+    #[serde(default)]
+    pub ways: u32,
+    /// The logical CPUs that share it.
+    pub cpus: CpuSet,
+}
+
+/// One PCI function (Linux, Documentation/ABI/testing/sysfs-bus-pci).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Device {
+    /// Its address, such as `0000:3b:00.1`.
+    pub address: String,
+    /// Class, subclass and programming interface, such as 0x020000.
+    pub class: u32,
+    /// Vendor and device number, such as 0x8086 and 0x1572.
+    pub vendor: u16,
+    /// As [`Device::vendor`].
+    pub device: u16,
+    /// The node that it is attached to, when known.
+    #[serde(default)]
+    pub node: Option<u32>,
+    /// The IOMMU group that it can only be given away with, when there is one.
+    #[serde(default)]
+    pub group: Option<u32>,
 }
 
 /// One logical CPU (Linux, Documentation/admin-guide/cputopology.rst).
@@ -254,6 +313,7 @@ mod tests {
         Inventory {
             cpus: vec![Cpu { id: 0, package: 0, core: 0, node: 0 }, Cpu { id: 1, package: 0, core: 0, node: 0 }],
             nodes: vec![Node { id: 0, memory: GIB, available: GIB, huge_pages: vec![], distances: vec![10] }],
+            ..Inventory::default()
         }
     }
 

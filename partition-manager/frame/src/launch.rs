@@ -11,6 +11,10 @@ use serde::{Deserialize, Serialize};
 pub const MOST_PROCESSORS: usize = 64;
 /// Most memory ranges (one for each NUMA node) of one partition.
 pub const MOST_NODES: usize = 64;
+/// Most multiboot modules of one partition.
+pub const MOST_MODULES: usize = 32;
+/// Most caches that a topology lists.
+pub const MOST_CACHES: usize = 1024;
 /// Most interrupt sources that the manager may wire to one partition: the pins of the I/O APIC.
 pub const MOST_INTERRUPTS: usize = 24;
 
@@ -34,6 +38,12 @@ pub struct LaunchSpec {
     pub boot: BootSpec,
     /// Interrupt sources that the manager wired.
     pub interrupts: Vec<InterruptSpec>,
+    /// What the guest is shown of nodes and caches.
+    pub topology: Topology,
+    /// Whether there is an 8254 timer; when absent, only a multiboot guest has one.
+    pub pit: Option<bool>,
+    /// Whether a write to port 0xf4 ends the partition with an exit status.
+    pub exit_device: bool,
 }
 
 /// One virtual processor.
@@ -42,6 +52,52 @@ pub struct LaunchSpec {
 pub struct ProcessorSpec {
     /// The logical CPUs it may run on; anywhere in its cgroup when empty.
     pub affinity: CpuSet,
+    /// Where the guest sees it.
+    pub place: Place,
+}
+
+/// Where the guest sees a virtual processor. Numbers are the guest's own and begin at 0.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Place {
+    /// The package.
+    pub package: u32,
+    /// The core within the package.
+    pub core: u32,
+    /// The thread within the core.
+    pub thread: u32,
+    /// The NUMA node: an index into [`Topology::nodes`], 0 when that is empty.
+    pub node: u32,
+}
+
+/// What the guest is shown of nodes and caches. The default is one node, and caches as KVM reports them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Topology {
+    /// The guest's NUMA nodes, each by the host's number as in [`MemorySpec::node`]; empty: there is one.
+    pub nodes: Vec<u32>,
+    /// Distance from each node to each, row by row (ACPI 6.5, section 5.2.17: 10 is local); empty: none known.
+    pub distances: Vec<u8>,
+    /// Caches as seen from virtual processor 0.
+    pub caches: Vec<CacheSpec>,
+}
+
+/// One cache of a virtual processor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CacheSpec {
+    /// Level, 1..=4.
+    pub level: u8,
+    /// What it holds.
+    pub kind: crate::inventory::CacheKind,
+    /// Size, bytes.
+    pub size: u64,
+    /// Bytes of a line.
+    pub line: u32,
+    /// Lines of a set.
+    pub ways: u32,
+    /// How many virtual processors share it.
+    pub shared_by: u32,
 }
 
 /// The memory of one NUMA node.
@@ -71,6 +127,8 @@ pub enum BootSpec {
         cmdline: String,
         /// Whether a descriptor of an initial RAM disk follows that of the kernel.
         initrd: bool,
+        /// Command lines of the multiboot modules, whose descriptors follow.
+        modules: Vec<String>,
     },
 }
 
@@ -97,6 +155,8 @@ pub enum Descriptor {
     Kernel,
     /// The initial RAM disk, open for reading.
     Initrd,
+    /// Module `n` of [`BootSpec::Kernel`], open for reading.
+    Module(usize),
     /// The eventfd of entry `n` of [`LaunchSpec::interrupts`].
     Interrupt(usize),
 }
@@ -126,6 +186,12 @@ pub enum LaunchError {
     /// A pin that the I/O APIC has not, or one that is taken twice.
     #[error("interrupt pin {0} does not exist, is used by the platform, or is named twice")]
     Interrupt(u32),
+    /// Too many multiboot modules.
+    #[error("a partition has at most {MOST_MODULES} modules, not {0}")]
+    Modules(usize),
+    /// The topology contradicts itself or the rest.
+    #[error("the topology cannot be: {0}")]
+    Topology(&'static str),
     /// The command line does not fit.
     #[error("a command line has at most {LONGEST_CMDLINE} bytes and no NUL, this one has {0}")]
     CommandLine(usize),
@@ -150,11 +216,12 @@ impl LaunchSpec {
     pub fn descriptors(&self) -> Vec<Descriptor> {
         let mut all = vec![Descriptor::Kvm, Descriptor::Record, Descriptor::Doorbell];
         all.extend((0..self.memory.len()).map(Descriptor::Memory));
-        if let BootSpec::Kernel { initrd, .. } = &self.boot {
+        if let BootSpec::Kernel { initrd, modules, .. } = &self.boot {
             all.push(Descriptor::Kernel);
             if *initrd {
                 all.push(Descriptor::Initrd);
             }
+            all.extend((0..modules.len()).map(Descriptor::Module));
         }
         all.extend((0..self.interrupts.len()).map(Descriptor::Interrupt));
         all
@@ -198,6 +265,37 @@ impl LaunchSpec {
         if cmdline.len() > LONGEST_CMDLINE || cmdline.contains('\0') {
             return Err(LaunchError::CommandLine(cmdline.len()));
         }
+        if let BootSpec::Kernel { modules, .. } = &self.boot {
+            if modules.len() > MOST_MODULES {
+                return Err(LaunchError::Modules(modules.len()));
+            }
+            if let Some(wrong) = modules.iter().find(|line| line.len() > LONGEST_CMDLINE || line.contains('\0')) {
+                return Err(LaunchError::CommandLine(wrong.len()));
+            }
+        }
+        self.validate_topology()
+    }
+
+    fn validate_topology(&self) -> Result<(), LaunchError> {
+        let Topology { nodes, distances, caches } = &self.topology;
+        let wrong = |why| Err(LaunchError::Topology(why));
+        if nodes.len() > MOST_NODES || caches.len() > MOST_CACHES {
+            return wrong("it has too many nodes or caches");
+        }
+        if !distances.is_empty() && distances.len() != nodes.len() * nodes.len() {
+            return wrong("there is not one distance for each pair of nodes");
+        }
+        if self.processors.iter().any(|processor| processor.place.node as usize >= nodes.len().max(1)) {
+            return wrong("a processor is on a node that is not there");
+        }
+        if !nodes.is_empty() && self.memory.iter().any(|range| !nodes.contains(&range.node)) {
+            return wrong("memory is on a node that is not there");
+        }
+        let mut places = std::collections::BTreeSet::new();
+        let place = |processor: &ProcessorSpec| (processor.place.package, processor.place.core, processor.place.thread);
+        if !self.processors.iter().all(|processor| places.insert(place(processor))) {
+            return wrong("two processors are in one place");
+        }
         Ok(())
     }
 }
@@ -212,18 +310,21 @@ mod tests {
             name: Name::new("a").unwrap(),
             id: 1,
             incarnation: 1,
-            processors: vec![ProcessorSpec { affinity: CpuSet::new() }],
+            processors: vec![ProcessorSpec { affinity: CpuSet::new(), place: Place::default() }],
             io: CpuSet::new(),
             memory: vec![MemorySpec { node: 0, bytes: 64 * MIB, pages: 4096 }],
-            boot: BootSpec::Kernel { cmdline: String::new(), initrd: true },
+            boot: BootSpec::Kernel { cmdline: String::new(), initrd: true, modules: vec![String::new()] },
             interrupts: vec![InterruptSpec { gsi: 5 }],
+            topology: Topology::default(),
+            pit: None,
+            exit_device: false,
         }
     }
 
     #[test]
     fn descriptors_come_in_a_fixed_order() {
-        use Descriptor::{Doorbell, Initrd, Interrupt, Kernel, Kvm, Memory, Record};
-        assert_eq!(spec().descriptors(), [Kvm, Record, Doorbell, Memory(0), Kernel, Initrd, Interrupt(0)]);
+        use Descriptor::{Doorbell, Initrd, Interrupt, Kernel, Kvm, Memory, Module, Record};
+        assert_eq!(spec().descriptors(), [Kvm, Record, Doorbell, Memory(0), Kernel, Initrd, Module(0), Interrupt(0)]);
     }
 
     #[test]

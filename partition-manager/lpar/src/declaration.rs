@@ -170,7 +170,7 @@ fn fact(path: &Path, purpose: Purpose) -> FileFact {
     let opened = File::open(path).and_then(|file| file.take(image::HEAD as u64).read_to_end(&mut head));
     match (opened, purpose) {
         (Err(error), _) => FileFact::Unreadable(error.to_string()),
-        (Ok(_), Purpose::Initrd) => FileFact::Good { length },
+        (Ok(_), Purpose::Initrd | Purpose::Module) => FileFact::Good { length },
         (Ok(_), Purpose::Kernel) => match image::identify(&head, length) {
             Ok(_) => FileFact::Good { length },
             Err(error) => FileFact::BadImage(error),

@@ -24,6 +24,8 @@ pub struct Descriptors {
     pub kernel: Option<File>,
     /// The initial RAM disk.
     pub initrd: Option<File>,
+    /// The multiboot modules, in the specification's order.
+    pub modules: Vec<File>,
     /// The eventfds of the interrupt sources, in the specification's order.
     pub interrupts: Vec<OwnedFd>,
 }
@@ -90,6 +92,7 @@ fn purpose(of: Descriptor) -> String {
         Descriptor::Memory(node) => format!("memory range {node}"),
         Descriptor::Kernel => "the kernel".to_owned(),
         Descriptor::Initrd => "the initial RAM disk".to_owned(),
+        Descriptor::Module(index) => format!("module {index}"),
         Descriptor::Interrupt(index) => format!("interrupt source {index}"),
     }
 }
@@ -106,7 +109,8 @@ impl Descriptors {
             return Err(count.into());
         }
         let (mut kvm, mut record, mut doorbell) = (None, None, None);
-        let (mut memory, mut kernel, mut initrd, mut interrupts) = (Vec::new(), None, None, Vec::new());
+        let (mut memory, mut modules, mut interrupts) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut kernel, mut initrd) = (None, None);
         for (descriptor, of) in given.into_iter().zip(purposes) {
             match of {
                 Descriptor::Kvm => {
@@ -135,6 +139,10 @@ impl Descriptors {
                     needs_type(&descriptor, of, FileType::RegularFile, "a regular file")?;
                     initrd = Some(descriptor.into());
                 }
+                Descriptor::Module(_) => {
+                    needs_type(&descriptor, of, FileType::RegularFile, "a regular file")?;
+                    modules.push(descriptor.into());
+                }
                 Descriptor::Interrupt(_) => {
                     eventfd(&descriptor, of)?;
                     interrupts.push(descriptor);
@@ -142,7 +150,7 @@ impl Descriptors {
             }
         }
         let (Some(kvm), Some(record), Some(doorbell)) = (kvm, record, doorbell) else { return Err(count.into()) };
-        Ok(Self { kvm, record, doorbell, memory, kernel, initrd, interrupts })
+        Ok(Self { kvm, record, doorbell, memory, kernel, initrd, modules, interrupts })
     }
 }
 
@@ -224,7 +232,7 @@ fn backed(descriptor: &OwnedFd, of: Descriptor, needed: u64) -> Result<(), Descr
 mod tests {
     use super::*;
     use frame::cpuset::CpuSet;
-    use frame::launch::{BootSpec, MemorySpec, ProcessorSpec};
+    use frame::launch::{BootSpec, MemorySpec, Place, ProcessorSpec, Topology};
     use frame::name::Name;
     use rustix::event::EventfdFlags;
     use rustix::fs::MemfdFlags;
@@ -234,10 +242,13 @@ mod tests {
             name: Name::new("a").unwrap(),
             id: 1,
             incarnation: 1,
-            processors: vec![ProcessorSpec { affinity: CpuSet::new() }],
+            processors: vec![ProcessorSpec { affinity: CpuSet::new(), place: Place::default() }],
             io: CpuSet::new(),
             memory: vec![MemorySpec { node: 0, bytes: 4 << 20, pages: 4096 }],
             boot: BootSpec::Diagnostics { cmdline: String::new() },
+            topology: Topology::default(),
+            pit: None,
+            exit_device: false,
             interrupts: vec![],
         }
     }

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, bail, ensure};
 use frame::cpuset::CpuSet;
-use frame::launch::{BootSpec, InterruptSpec, LaunchSpec, MemorySpec, ProcessorSpec};
+use frame::launch::{BootSpec, InterruptSpec, LaunchSpec, MemorySpec, Place, ProcessorSpec, Topology};
 use frame::name::Name;
 use frame::record;
 use frame::wire::{Packet, Report, Request};
@@ -129,10 +129,13 @@ impl Subjects {
             name: Name::new("bench")?,
             id: 1,
             incarnation: 1,
-            processors: vec![ProcessorSpec { affinity }],
+            processors: vec![ProcessorSpec { affinity, place: Place::default() }],
             io: CpuSet::new(),
             memory: vec![MemorySpec { node: 0, bytes: setup.memory, pages: 4096 }],
             boot: BootSpec::Diagnostics { cmdline: setup.cmdline.clone() },
+            topology: Topology::default(),
+            pit: None,
+            exit_device: false,
             interrupts: setup.interrupt.map(|gsi| InterruptSpec { gsi }).into_iter().collect(),
         };
         let mut descriptors = vec![kvm.as_fd(), record.as_fd(), doorbell.as_fd(), memory.as_fd()];

@@ -17,6 +17,8 @@ pub enum Purpose {
     Kernel,
     /// An initial RAM disk: any bytes.
     Initrd,
+    /// A multiboot module: any bytes.
+    Module,
 }
 
 /// What the caller found where a path leads.
@@ -45,8 +47,9 @@ pub type FileFacts = BTreeMap<(PathBuf, Purpose), FileFact>;
 pub fn files(frame: &Frame) -> Vec<(PathBuf, Purpose)> {
     let mut files = vec![];
     for partition in &frame.partitions {
-        if let Boot::Kernel { kernel, initrd, .. } = &partition.boot {
+        if let Boot::Kernel { kernel, initrd, modules, .. } = &partition.boot {
             files.push((kernel.clone(), Purpose::Kernel));
+            files.extend(modules.iter().map(|module| (module.path.clone(), Purpose::Module)));
             files.extend(initrd.clone().map(|path| (path, Purpose::Initrd)));
         }
     }
@@ -60,13 +63,19 @@ pub fn files(frame: &Frame) -> Vec<(PathBuf, Purpose)> {
 pub fn against(frame: &Frame, spans: &Spans, facts: &FileFacts) -> Vec<Diagnostic> {
     let mut found = vec![];
     for partition in &frame.partitions {
-        let Boot::Kernel { kernel, initrd, .. } = &partition.boot else { continue };
-        let named = [(Some(kernel), Purpose::Kernel, "boot.kernel"), (initrd.as_ref(), Purpose::Initrd, "boot.initrd")];
+        let Boot::Kernel { kernel, initrd, modules, .. } = &partition.boot else { continue };
+        let one = [(Some(kernel), Purpose::Kernel, "boot.kernel"), (initrd.as_ref(), Purpose::Initrd, "boot.initrd")];
+        let modules = modules.iter().map(|module| (Some(&module.path), Purpose::Module, "boot.modules"));
+        let named = one.into_iter().chain(modules);
         let minimum = partition.memory.size.minimum;
         for (path, purpose, key) in named {
             let Some(path) = path else { continue };
             let Some(fact) = facts.get(&(path.clone(), purpose)) else { continue };
-            let what = if purpose == Purpose::Kernel { "kernel" } else { "initrd" };
+            let what = match purpose {
+                Purpose::Kernel => "kernel",
+                Purpose::Initrd => "initrd",
+                Purpose::Module => "module",
+            };
             let path = shown(&path.to_string_lossy());
             let lead = format!("the {what} of partition {}, {path},", partition.name);
             let (rule, message, help) = match fact {

@@ -4,9 +4,10 @@ use super::fields::{At, Fields, Sink};
 use super::processors;
 use super::spans::Spans;
 use super::walk::{Bounds, Named};
-use crate::declare::{Boot, Memory, Partition, ProcessorMode, Processors, Range, Shutdown, WhenInactive};
+use crate::declare::{Boot, Memory, Module, Partition, ProcessorMode, Processors, Range, Shutdown, WhenInactive};
 use crate::diagnostic::Diagnostic;
 use crate::inventory::PAGE;
+use crate::launch::MOST_MODULES;
 use crate::plan::Subject;
 use crate::units::{GIB, MIB, show_size};
 use std::collections::BTreeSet;
@@ -55,6 +56,8 @@ pub(super) fn read(
 
     let id = fields.number(sink, "id", 1..=65_535);
     let priority = fields.number(sink, "availability_priority", 0..=255);
+    let pit = fields.truth(sink, "pit").map(|at| at.value);
+    let exit_device = fields.truth(sink, "exit_device").is_some_and(|at| at.value);
     let auto_start = fields.truth(sink, "auto_start");
     let choices = [("hold", WhenInactive::Hold), ("release", WhenInactive::Release)];
     let when_inactive = fields.choice(sink, "when_inactive", &choices);
@@ -98,6 +101,8 @@ pub(super) fn read(
         auto_start: auto_start.is_none_or(|at| at.value),
         when_inactive: when_inactive.map(|at| at.value).unwrap_or_default(),
         shutdown: shutdown.unwrap_or_default(),
+        pit,
+        exit_device,
     };
     Some(Named { item: Declared { partition, id }, name })
 }
@@ -195,20 +200,11 @@ fn boot(fields: &mut Fields<'_, '_>, sink: &mut Sink, spans: &mut Spans, subject
     let mut table = fields.table(sink, "boot", "boot")?;
     let kernel = path(&mut table, sink, "kernel");
     let initrd = path(&mut table, sink, "initrd");
+    let modules = table.tables(sink, "modules", MOST_MODULES);
+    let modules: Vec<Module> = modules.into_iter().filter_map(|fields| module(fields, sink)).collect();
     let payload = table.choice(sink, "payload", &[("diagnostics", ())]);
     let cmdline = table.text(sink, "cmdline", "a text in quotes");
-    if let Some(text) = &cmdline {
-        let wrong = if text.value.len() > LONGEST_CMDLINE {
-            Some(format!("{} bytes; a kernel takes at most {LONGEST_CMDLINE}", text.value.len()))
-        } else if text.value.contains(|c: char| c.is_control()) {
-            Some("a control character is in it".to_owned())
-        } else {
-            None
-        };
-        if let Some(wrong) = wrong {
-            sink.push(Diagnostic::error("bad-cmdline", "this cannot be a command line").at(text.span.clone(), wrong));
-        }
-    }
+    check_cmdline(cmdline.as_ref(), sink);
     let (has_kernel, has_payload) = (table.has("kernel"), table.has("payload"));
     if has_kernel == has_payload {
         let what = if has_kernel { "both a kernel and a payload" } else { "neither a kernel nor a payload" };
@@ -224,10 +220,33 @@ fn boot(fields: &mut Fields<'_, '_>, sink: &mut Sink, spans: &mut Spans, subject
     table.finish(sink, &[]);
     let cmdline = cmdline.map(|text| text.value.to_owned()).unwrap_or_default();
     match (kernel, payload) {
-        (Some(kernel), _) => Some(Boot::Kernel { kernel, initrd, cmdline }),
+        (Some(kernel), _) => Some(Boot::Kernel { kernel, initrd, modules, cmdline }),
         (None, Some(_)) => Some(Boot::Diagnostics { cmdline }),
         (None, None) => None,
     }
+}
+
+fn module(mut fields: Fields<'_, '_>, sink: &mut Sink) -> Option<Module> {
+    let path = path(&mut fields, sink, "path");
+    if !fields.has("path") {
+        fields.missing(sink, "path", "name the module's file: path = \"module.bin\"");
+    }
+    let cmdline = fields.text(sink, "cmdline", "a text in quotes");
+    check_cmdline(cmdline.as_ref(), sink);
+    fields.finish(sink, &[]);
+    Some(Module { path: path?, cmdline: cmdline.map(|text| text.value.to_owned()).unwrap_or_default() })
+}
+
+fn check_cmdline(cmdline: Option<&At<&str>>, sink: &mut Sink) {
+    let Some(text) = cmdline else { return };
+    let wrong = if text.value.len() > LONGEST_CMDLINE {
+        format!("{} bytes; a kernel takes at most {LONGEST_CMDLINE}", text.value.len())
+    } else if text.value.contains(|c: char| c.is_control()) {
+        "a control character is in it".to_owned()
+    } else {
+        return;
+    };
+    sink.push(Diagnostic::error("bad-cmdline", "this cannot be a command line").at(text.span.clone(), wrong));
 }
 
 fn path(fields: &mut Fields<'_, '_>, sink: &mut Sink, key: &'static str) -> Option<PathBuf> {

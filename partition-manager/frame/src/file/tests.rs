@@ -316,7 +316,7 @@ fn files_that_are_not_there_are_pointed_at() {
 fn host(cpus: u32, memory: u64) -> Inventory {
     let cpus = (0..cpus).map(|id| Cpu { id, package: 0, core: id, node: 0 }).collect();
     let node = Node { id: 0, memory, available: memory * 3 / 4, huge_pages: vec![], distances: vec![] };
-    Inventory { cpus, nodes: vec![node] }
+    Inventory { cpus, nodes: vec![node], ..Inventory::default() }
 }
 
 #[test]

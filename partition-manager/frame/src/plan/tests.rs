@@ -28,6 +28,8 @@ fn partition(text: &str, id: u32, mode: ProcessorMode, count: Range<u32>, size: 
         auto_start: true,
         when_inactive: WhenInactive::Hold,
         shutdown: Shutdown::default(),
+        pit: None,
+        exit_device: false,
     }
 }
 

@@ -233,7 +233,11 @@ mod tests {
     #[test]
     fn a_plan_reads_as_a_table() {
         let node = Node { id: 0, memory: 1 << 30, available: 1 << 30, huge_pages: vec![], distances: vec![] };
-        let inventory = Inventory { cpus: vec![Cpu { id: 0, package: 0, core: 0, node: 0 }], nodes: vec![node] };
+        let inventory = Inventory {
+            cpus: vec![Cpu { id: 0, package: 0, core: 0, node: 0 }],
+            nodes: vec![node],
+            ..Inventory::default()
+        };
         let frame = frame::file::read(TEXT).frame.unwrap();
         let text = text(&frame::plan::plan(&frame, &inventory, &Assignment::new()).unwrap());
         let cells: Vec<&str> = text.lines().nth(1).unwrap().split_whitespace().collect();

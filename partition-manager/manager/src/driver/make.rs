@@ -8,10 +8,9 @@ use crate::record::Record;
 use crate::{clock, host, memory, spawn};
 use anyhow::{Context, anyhow, bail};
 use frame::assignment::Assignment;
-use frame::cpuset::CpuSet;
-use frame::declare::Boot;
+use frame::declare::{Boot, Partition};
 use frame::inventory::Inventory;
-use frame::launch::{BootSpec, Descriptor, LaunchSpec, MemorySpec, ProcessorSpec};
+use frame::launch::{BootSpec, Descriptor, LaunchSpec, MemorySpec, Place, ProcessorSpec, Topology};
 use frame::lifecycle::Input;
 use frame::name::Name;
 use frame::plan::{PartitionPlan, Subject, plan_for};
@@ -62,8 +61,8 @@ impl Driver {
         let block = self.settings.frame.memory_block;
         let entry = self.entries.get_mut(name).ok_or_else(|| anyhow!("it is not declared"))?;
         let plan = entry.kept.plan.as_ref().ok_or_else(|| anyhow!("nothing is assigned to it"))?;
-        let boot = &entry.kept.declared.boot;
-        let spec = specification(plan, block, entry.kept.incarnation, boot);
+        let declared = &entry.kept.declared;
+        let spec = specification(plan, block, entry.kept.incarnation, declared);
         spec.validate()?;
         let mut memory = Vec::new();
         for range in &spec.memory {
@@ -73,10 +72,13 @@ impl Driver {
             })?);
         }
         let mut files = vec![host::kvm::open()?];
-        if let Boot::Kernel { kernel, initrd, .. } = boot {
+        if let Boot::Kernel { kernel, initrd, modules, .. } = &declared.boot {
             files.push(image(kernel, "kernel")?);
             if let Some(initrd) = initrd {
                 files.push(image(initrd, "initial RAM disk")?);
+            }
+            for module in modules {
+                files.push(image(&module.path, "module")?);
             }
         }
         prepare_record(entry)?;
@@ -91,7 +93,7 @@ impl Driver {
         }
         let declared = entry.declared.clone().ok_or_else(|| anyhow!("the frame no longer declares it"))?;
         let owned = self.assignment();
-        let active = |partition: &frame::declare::Partition| {
+        let active = |partition: &Partition| {
             self.entries.get(&partition.name).is_some_and(|entry| entry.kept.lifecycle.is_active())
         };
         let plan = plan_for(&self.settings.frame, inventory, &owned, &active).map_err(|refusals| {
@@ -261,7 +263,9 @@ impl Driver {
                 Descriptor::Record => Some(record.as_fd()),
                 Descriptor::Doorbell => Some(doorbell.as_fd()),
                 Descriptor::Memory(index) => process.memory.get(index).map(AsFd::as_fd),
-                Descriptor::Kvm | Descriptor::Kernel | Descriptor::Initrd => files.next().map(AsFd::as_fd),
+                Descriptor::Kvm | Descriptor::Kernel | Descriptor::Initrd | Descriptor::Module(_) => {
+                    files.next().map(AsFd::as_fd)
+                }
                 Descriptor::Interrupt(_) => None,
             })
             .collect();
@@ -303,28 +307,38 @@ impl Kit {
 }
 
 /// The launch specification of a partition.
-fn specification(plan: &PartitionPlan, block: u64, incarnation: u64, boot: &Boot) -> LaunchSpec {
+fn specification(plan: &PartitionPlan, block: u64, incarnation: u64, declared: &Partition) -> LaunchSpec {
     let memory = plan.memory.iter().map(|extent| MemorySpec {
         node: extent.node,
         bytes: extent.blocks.saturating_mul(block),
         pages: extent.pages,
     });
-    let boot = match boot {
+    let boot = match &declared.boot {
         // The payload says whose output it is.
         Boot::Diagnostics { cmdline } => {
             BootSpec::Diagnostics { cmdline: format!("name={} {cmdline}", plan.name).trim_end().to_owned() }
         }
-        Boot::Kernel { initrd, cmdline, .. } => BootSpec::Kernel { cmdline: cmdline.clone(), initrd: initrd.is_some() },
+        Boot::Kernel { initrd, modules, cmdline, .. } => BootSpec::Kernel {
+            cmdline: cmdline.clone(),
+            initrd: initrd.is_some(),
+            modules: modules.iter().map(|module| module.cmdline.clone()).collect(),
+        },
     };
     LaunchSpec {
         name: plan.name.clone(),
         id: plan.id,
         incarnation,
-        processors: plan.processors.iter().map(|cpus: &CpuSet| ProcessorSpec { affinity: cpus.clone() }).collect(),
+        processors: (0..)
+            .zip(&plan.processors)
+            .map(|(core, cpus)| ProcessorSpec { affinity: cpus.clone(), place: Place { core, ..Place::default() } })
+            .collect(),
         io: plan.io.clone(),
         memory: memory.collect(),
         boot,
         interrupts: vec![],
+        topology: Topology::default(),
+        pit: declared.pit,
+        exit_device: declared.exit_device,
     }
 }
 
@@ -367,6 +381,7 @@ pub(super) fn remove_socket(path: &Path) -> anyhow::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use frame::cpuset::CpuSet;
     use frame::plan::{Backing, Extent};
 
     #[test]
@@ -382,7 +397,17 @@ mod tests {
             base: 0,
             score: 100,
         };
-        let spec = specification(&plan, 2 << 20, 4, &Boot::Diagnostics { cmdline: "beat=5".into() });
+        let frame = r#"
+            [frame]
+            name = "t"
+            [[partition]]
+            name = "a"
+            processors = { mode = "dedicated", desired = 1 }
+            memory = { desired = "6MiB" }
+            boot = { payload = "diagnostics", cmdline = "beat=5" }
+        "#;
+        let declared = frame::file::read(frame).frame.unwrap().partitions.remove(0);
+        let spec = specification(&plan, 2 << 20, 4, &declared);
         assert_eq!(spec.validate(), Ok(()));
         assert_eq!(spec.boot, BootSpec::Diagnostics { cmdline: "name=a beat=5".into() });
         assert_eq!(spec.memory, [MemorySpec { node: 0, bytes: 6 << 20, pages: 4096 }]);

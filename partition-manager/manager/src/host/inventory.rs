@@ -73,7 +73,7 @@ pub fn read(sysfs: &Path, meminfo: &str, allowed: Option<&CpuSet>) -> Result<Inv
             Cpu { id, package, core: siblings.iter().next().unwrap_or(id), node }
         })
         .collect();
-    let inventory = Inventory { cpus, nodes };
+    let inventory = Inventory { cpus, nodes, ..Inventory::default() };
     inventory.validate()?;
     Ok(inventory)
 }

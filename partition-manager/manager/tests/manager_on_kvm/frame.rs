@@ -62,6 +62,8 @@ pub fn partition(name: &str, id: u32) -> Result<Partition> {
         auto_start: true,
         when_inactive: WhenInactive::Hold,
         shutdown: Shutdown { ask_ms: 2_000, button_ms: 2_000, nmi_ms: 2_000 },
+        pit: None,
+        exit_device: false,
     })
 }
 

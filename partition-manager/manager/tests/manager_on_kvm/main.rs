@@ -321,8 +321,12 @@ fn restarts() -> Result<()> {
 fn nothing() -> Result<()> {
     let mut missing = partition("alpha", 1)?;
     missing.auto_start = false;
-    missing.boot =
-        ::frame::declare::Boot::Kernel { kernel: "/no/such/kernel".into(), initrd: None, cmdline: String::new() };
+    missing.boot = ::frame::declare::Boot::Kernel {
+        kernel: "/no/such/kernel".into(),
+        initrd: None,
+        modules: vec![],
+        cmdline: String::new(),
+    };
     let mut no_program = Managed::new(vec![partition("beta", 2)?])?.with_binary("/no/such/program".as_ref());
     no_program.start()?;
     let row = no_program.reach("beta", State::Error)?;

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, bail, ensure};
 use frame::cpuset::CpuSet;
-use frame::launch::{BootSpec, InterruptSpec, LaunchSpec, MemorySpec, ProcessorSpec};
+use frame::launch::{BootSpec, InterruptSpec, LaunchSpec, MemorySpec, Place, ProcessorSpec, Topology};
 use frame::name::Name;
 use frame::record::{self, ExitReason, Final};
 use frame::wire::{Packet, Report, Request};
@@ -222,13 +222,19 @@ impl Setup {
             name: Name::new("test")?,
             id: 1,
             incarnation: 1,
-            processors: self.processors.iter().map(|cpus| ProcessorSpec { affinity: cpus.clone() }).collect(),
+            processors: (0..)
+                .zip(&self.processors)
+                .map(|(core, cpus)| ProcessorSpec { affinity: cpus.clone(), place: Place { core, ..Place::default() } })
+                .collect(),
             io: CpuSet::new(),
             memory: (0..).zip(&self.memory).map(|(node, mib)| range(node, mib << 20)).collect(),
             boot: match &self.boot {
                 Boot::Payload(cmdline) => BootSpec::Diagnostics { cmdline: (*cmdline).to_owned() },
-                Boot::Kernel(_) => BootSpec::Kernel { cmdline: String::new(), initrd: false },
+                Boot::Kernel(_) => BootSpec::Kernel { cmdline: String::new(), initrd: false, modules: vec![] },
             },
+            topology: Topology::default(),
+            pit: None,
+            exit_device: false,
             interrupts: self.interrupts.iter().map(|gsi| InterruptSpec { gsi: *gsi }).collect(),
         })
     }
