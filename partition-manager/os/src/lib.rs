@@ -3,6 +3,7 @@
 //!
 //! Mechanism only. Nothing here knows what a partition is beyond its words in `frame`.
 
+pub mod claim;
 #[cfg(feature = "database")]
 pub mod database;
 #[cfg(feature = "http")]
