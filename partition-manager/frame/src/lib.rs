@@ -12,6 +12,8 @@ pub mod diagnostic;
 pub mod event;
 #[cfg(feature = "file")]
 pub mod file;
+#[cfg(feature = "schema")]
+pub mod form;
 pub mod image;
 pub mod inventory;
 pub mod ladder;
@@ -22,6 +24,7 @@ pub mod plan;
 pub mod platform;
 pub mod record;
 pub mod root;
+pub mod rule;
 pub mod state;
 pub mod step;
 pub mod units;
