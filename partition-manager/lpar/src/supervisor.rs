@@ -14,11 +14,13 @@ use crate::failure::{Outcome, refuse};
 use crate::host;
 use crate::lock::{Holder, Lock};
 use crate::remarks::Remarks;
+use crate::sockets;
 use anyhow::Context;
 use frame::api::{DOWN, DownRequest, NOT_DOWN, down_patience};
 use frame::declare::Frame;
 use frame::name::Name;
 use frame::root::Root;
+use os::claim::{self, Claim, Claimant};
 use os::http::{Client, HttpError};
 use os::keep::{Change, End, Keeper};
 use os::process::Identity;
@@ -56,6 +58,8 @@ pub struct Job {
     pub log: Log,
     /// Where the supervisor's own remarks go.
     pub remarks: Remarks,
+    /// The CPUs that the frame claims; none when a frame that was left is only brought down.
+    pub claim: Option<Claimant>,
     /// Whether a frame that was left is brought down, and how.
     pub down: Option<DownRequest>,
 }
@@ -65,6 +69,8 @@ pub struct Job {
 pub struct Supervisor {
     job: Job,
     lock: Lock,
+    /// Daemons that it starts inherit it; partitions have their own.
+    claim: Option<Claim>,
     signals: Signals,
     binary: PathBuf,
     /// Children that this process had before it supervised anything.
@@ -103,6 +109,13 @@ impl Signals {
     }
 }
 
+/// Claims CPUs, in such a way that the daemons hold the claim too.
+fn claim_cpus(claimant: &Claimant) -> Outcome<Claim> {
+    let claim = Claim::take(&claim::directory()?, claimant)?;
+    claim.inherit().context("the daemons cannot hold the claim on the CPUs")?;
+    Ok(claim)
+}
+
 /// Whether this process was started with a signal ignored (`proc(5)`, `/proc/pid/status`, `SigIgn`).
 fn ignored(signal: i32) -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
@@ -132,16 +145,26 @@ impl Supervisor {
     /// runs yet.
     ///
     /// # Errors
-    /// When the run directory cannot be used.
+    /// When the run directory cannot be used, or another frame has the CPUs.
     pub fn new(job: Job) -> Outcome<Option<Self>> {
         let run = &job.root.run;
         std::fs::create_dir_all(run).with_context(|| format!("cannot make the directory {}", run.display()))?;
         let path = job.root.lock();
         let lock = Lock::take(&path).with_context(|| format!("cannot lock {}", path.display()))?;
         let Some(lock) = lock else { return Ok(None) };
+        let claim = match job.claim.as_ref().map(claim_cpus).transpose() {
+            Ok(claim) => claim,
+            Err(error) => {
+                // What an earlier run left is not this one's to remove.
+                if sockets::held_below(&job.root.run).is_empty() && !job.root.manager_database().exists() {
+                    clean(&job.root, lock);
+                }
+                return Err(error);
+            }
+        };
         let binary = host::binary("service-processor")?;
         let signals = Signals::take().context("cannot take signals")?;
-        Ok(Some(Self { job, lock, signals, binary, spared: leftovers::children() }))
+        Ok(Some(Self { job, lock, claim, signals, binary, spared: leftovers::children() }))
     }
 
     /// Keeps the frame up until it is brought down, then removes what is left of it.
@@ -161,6 +184,11 @@ impl Supervisor {
             self.say(format!("note: {left} processes of the frame were left and were ended"));
         }
         clean(&self.job.root, self.lock);
+        if let Some(claim) = self.claim.take() {
+            claim.remove();
+        }
+        // Claims of daemons and partitions that were killed. Where there is no place for claims there are none.
+        let _ = claim::directory().and_then(|directory| claim::sweep(&directory));
         result
     }
 

@@ -17,6 +17,7 @@ use frame::declare::Frame;
 use frame::name::Name;
 use frame::root::Root;
 use frame::state::State;
+use os::claim::{self, Claim, Claimant};
 use os::http::Client;
 use std::fs::File;
 use std::io::IsTerminal;
@@ -51,10 +52,13 @@ pub fn up(common: &Common, file: &Path, detach: bool) -> Outcome {
     if let Some(reason) = report.kvm.error {
         refuse!("partitions cannot run on this host: {reason}");
     }
+    // Before anything is made; it is claimed by whoever supervises the frame.
+    let claimant = Claimant::of(&frame, &root.run).context("cannot tell which CPUs the frame claims")?;
+    Claim::check(&claim::directory()?, &claimant)?;
     for lack in &report.lacks {
         say!("note: {lack}");
     }
-    if detach { detached(common, &root, &frame, &declaration) } else { attached(&root, &frame, &declaration) }
+    if detach { detached(common, &root, &frame, &declaration) } else { attached(&root, &frame, &declaration, claimant) }
 }
 
 /// Whether the very frame is up already.
@@ -100,7 +104,7 @@ fn standing(common: &Common, root: &Root, frame: &Frame) -> Outcome {
     print(&format!("frame {} is already up\n{}", frame.name, partitions_table(&rows)))
 }
 
-fn attached(root: &Root, frame: &Frame, declaration: &Declaration) -> Outcome {
+fn attached(root: &Root, frame: &Frame, declaration: &Declaration, claimant: Claimant) -> Outcome {
     make(root)?;
     let log = Log::file(root).with_context(|| format!("cannot open the log {}", root.log().display()))?;
     let (remarks, table) = if std::io::stdout().is_terminal() {
@@ -110,7 +114,8 @@ fn attached(root: &Root, frame: &Frame, declaration: &Declaration) -> Outcome {
         (Remarks::Stderr, None)
     };
     let file = Some(declaration.path().to_owned());
-    let job = Job { root: root.clone(), frame: frame.name.clone(), file, log, remarks, down: None };
+    let (claim, frame_name) = (Some(claimant), frame.name.clone());
+    let job = Job { root: root.clone(), frame: frame_name, file, log, remarks, claim, down: None };
     let Some(supervisor) = Supervisor::new(job)? else {
         refuse!("frame {} is being brought up or down by somebody else just now; try again", frame.name);
     };
@@ -230,16 +235,19 @@ pub fn supervise(root: Root, file: Option<&Path>, immediate: bool) -> Outcome {
     // Not the caller's terminal, and not its Ctrl-C.
     rustix::process::setsid().context("cannot begin a session of its own")?;
     make(&root)?;
-    let (frame, down) = match file {
+    let (frame, claim, down) = match file {
         Some(file) => match Declaration::load(file)?.frame() {
-            Some(frame) => (frame.name.clone(), None),
+            Some(frame) => {
+                let claim = Claimant::of(frame, &root.run).context("cannot tell which CPUs the frame claims")?;
+                (frame.name.clone(), Some(claim), None)
+            }
             None => refuse!("the frame file {} has mistakes; `lpar check` shows them", file.display()),
         },
-        None => (left(&root)?, Some(DownRequest { immediate })),
+        None => (left(&root)?, None, Some(DownRequest { immediate })),
     };
     let log = Log::own(&root).with_context(|| format!("cannot open the log {}", root.log().display()))?;
     let remarks = Remarks::Stderr;
-    let job = Job { root, frame: frame.clone(), file: file.map(Path::to_owned), log, remarks, down };
+    let job = Job { root, frame: frame.clone(), file: file.map(Path::to_owned), log, remarks, claim, down };
     match Supervisor::new(job)? {
         Some(supervisor) => supervisor.run(),
         None => refuse!("frame {frame} is being brought up or down by somebody else just now; try again"),

@@ -9,6 +9,7 @@ use manager::driver::{Driver, Outcome, Settings};
 use manager::message::Message;
 use manager::server::Server;
 use manager::spawn::Seat;
+use os::claim::{self, Claim, Claimant};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -82,7 +83,8 @@ fn manage(run: PathBuf, state: PathBuf, partition_binary: Option<PathBuf>) -> an
         None => std::env::current_exe().context("this program's own place")?.with_file_name("partition"),
     };
     let socket = root.manager_socket();
-    let mut driver = Driver::new(Settings { root, frame, binary })?;
+    let claim = claim(&root, &frame)?;
+    let mut driver = Driver::new(Settings { root, frame, binary, claim })?;
     signals(driver.sender())?;
     let mut server = None;
     let queue = driver.sender();
@@ -117,6 +119,22 @@ fn lock(directory: &std::fs::File, root: &Root) -> anyhow::Result<()> {
         }
     }
     bail!("another manager is in control of {}; it must end first", root.run.display())
+}
+
+/// Joins the claim on the CPUs that the supervisor made, or makes it where none did. A manager that takes over
+/// partitions does so without it too: those that run are not ended for it.
+fn claim(root: &Root, frame: &Frame) -> anyhow::Result<Option<Claim>> {
+    let taken = Claimant::of(frame, &root.run)
+        .context("which CPUs this host has")
+        .and_then(|claimant| Ok(Claim::take(&claim::directory()?, &claimant)?));
+    match taken {
+        Ok(claim) => Ok(Some(claim)),
+        Err(error) if std::fs::read_dir(root.partitions()).is_ok_and(|mut sockets| sockets.next().is_some()) => {
+            tracing::error!("the CPUs of this frame are not claimed: {error:#}");
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// SIGTERM ends the manager and leaves the partitions running. What a terminal sends to the whole group is

@@ -2,19 +2,21 @@
 
 use rustix::fd::AsRawFd;
 use std::io;
-use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 /// Number of the descriptor on which a partition finds its listening socket.
 const LISTENER: i32 = 3;
+/// Number of the descriptor by which a partition holds the frame's claim on its CPUs.
+const CLAIM: i32 = 4;
 
-/// Keeps descriptor 3 of this process taken, so that no pipe or file that another thread just opens has the
-/// number which a child puts its socket on.
+/// Keeps descriptors 3 and 4 of this process taken, so that no pipe or file that another thread just opens has
+/// a number which a child puts its own on.
 #[derive(Debug)]
 pub struct Seat {
-    _descriptor: Option<OwnedFd>,
+    _descriptors: Vec<OwnedFd>,
 }
 
 impl Seat {
@@ -23,26 +25,32 @@ impl Seat {
     /// # Errors
     /// When the host gives no descriptor.
     pub fn take() -> io::Result<Self> {
-        let idle = rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC)?;
-        // SAFETY: duplicates a descriptor that is open to the lowest free number from 3 on.
-        let number = unsafe { libc::fcntl(idle.as_raw_fd(), libc::F_DUPFD_CLOEXEC, LISTENER) };
-        if number < 0 {
-            return Err(io::Error::last_os_error());
+        let mut descriptors = Vec::new();
+        loop {
+            // The kernel gives the lowest number that is free; what came from the parent stays open as it is.
+            let idle = rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC)?;
+            if idle.as_raw_fd() > CLAIM {
+                return Ok(Self { _descriptors: descriptors });
+            }
+            descriptors.push(idle);
         }
-        // SAFETY: the descriptor was just made and belongs to nobody else.
-        let descriptor = unsafe { OwnedFd::from_raw_fd(number) };
-        // When the number is another, 3 came from the parent and stays open: taken as well.
-        Ok(Self { _descriptor: Some(descriptor) })
     }
 }
 
-/// Starts `binary` as the process that ps shows as `title`: a session of its own, nothing but `listener`
-/// and standard error inherited, in the groups behind `doors` from its first instruction on.
+/// Starts `binary` as the process that ps shows as `title`: a session of its own, nothing but `listener`,
+/// `claim` and standard error inherited, in the groups behind `doors` from its first instruction on.
 ///
 /// # Errors
 /// The error of the system call that failed; no process is left.
-pub fn spawn(binary: &Path, title: &str, listener: &OwnedFd, doors: &[OwnedFd]) -> io::Result<Child> {
+pub fn spawn(
+    binary: &Path,
+    title: &str,
+    listener: &OwnedFd,
+    claim: Option<&OwnedFd>,
+    doors: &[OwnedFd],
+) -> io::Result<Child> {
     let listener = listener.as_raw_fd();
+    let claim = claim.map(AsRawFd::as_raw_fd);
     let doors: Vec<i32> = doors.iter().map(AsRawFd::as_raw_fd).collect();
     let mut command = Command::new(binary);
     command.arg0(title).env_clear().current_dir("/").stdin(Stdio::null()).stdout(Stdio::null());
@@ -54,17 +62,25 @@ pub fn spawn(binary: &Path, title: &str, listener: &OwnedFd, doors: &[OwnedFd]) 
             // SAFETY: as above. A process that writes 0 names itself.
             check(unsafe { libc::write(door, b"0".as_ptr().cast(), 1) } as i64)?;
         }
-        if listener == LISTENER {
-            // SAFETY: as above.
-            check(unsafe { libc::fcntl(listener, libc::F_SETFD, 0) }.into())?;
-        } else {
+        let put = |descriptor: i32, place: i32| {
+            if descriptor == place {
+                // SAFETY: as above.
+                return check(unsafe { libc::fcntl(descriptor, libc::F_SETFD, 0) }.into());
+            }
             // SAFETY: as above. The seat is taken, so nothing that is needed is closed by it.
-            check(unsafe { libc::dup2(listener, LISTENER) }.into())?;
-        }
+            check(unsafe { libc::dup2(descriptor, place) }.into())
+        };
+        put(listener, LISTENER)?;
+        let kept = if let Some(claim) = claim {
+            put(claim, CLAIM)?;
+            CLAIM
+        } else {
+            LISTENER
+        };
         // Whatever was opened without that flag is closed too. Kernels before 5.11 do not have the call;
         // all of this process's own descriptors have the flag anyway.
         // SAFETY: as above.
-        unsafe { libc::syscall(libc::SYS_close_range, LISTENER + 1, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
+        unsafe { libc::syscall(libc::SYS_close_range, kept + 1, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
         Ok(())
     };
     // SAFETY: the closure makes system calls only, which is what may be done between fork and exec.
@@ -164,7 +180,7 @@ mod tests {
         let text = "#!/bin/sh\ncd ${0%/*}\nfor f in /proc/$$/fd/*; do [ -e $f ] && echo ${f##*/}; done >fds\nexport -p >environment\n";
         std::fs::write(&script, text).unwrap();
         std::fs::set_permissions(&script, PermissionsExt::from_mode(0o755)).unwrap();
-        let mut child = spawn(&script, "partition: t", &listener, &doors).unwrap();
+        let mut child = spawn(&script, "partition: t", &listener, None, &doors).unwrap();
         assert!(child.wait().unwrap().success());
         assert_eq!(std::fs::read(&door).unwrap(), b"0");
         let fds = std::fs::read_to_string(directory.path().join("fds")).unwrap();
@@ -179,8 +195,8 @@ mod tests {
     fn a_child_that_cannot_be_started_is_an_error() {
         let directory = tempfile::tempdir().unwrap();
         let listener = os::packet::listen(&directory.path().join("s")).unwrap();
-        assert!(spawn(Path::new("/nowhere/partition"), "t", &listener, &[]).is_err());
+        assert!(spawn(Path::new("/nowhere/partition"), "t", &listener, None, &[]).is_err());
         let closed = [OwnedFd::from(std::fs::File::open("/dev/null").unwrap())];
-        assert!(spawn(Path::new("/bin/sh"), "t", &listener, &closed).is_err());
+        assert!(spawn(Path::new("/bin/sh"), "t", &listener, None, &closed).is_err());
     }
 }

@@ -57,9 +57,23 @@ pub struct Claimant {
 }
 
 impl Claimant {
+    /// A frame with its run directory and its bound, all CPUs when it has none, as this process brings it up.
+    ///
+    /// # Errors
+    /// When the host does not say what CPUs it has.
+    pub fn of(frame: &frame::declare::Frame, run: &Path) -> io::Result<Self> {
+        let cpus = match &frame.cpus {
+            Some(cpus) => cpus.clone(),
+            None => present()?,
+        };
+        let (frame, shared) = (frame.name.clone(), frame.shared_host);
+        Ok(Self { frame, root: real(run), pid: std::process::id(), cpus, shared })
+    }
+
     /// Whether both cannot be.
     fn excludes(&self, other: &Self) -> bool {
-        !(self.shared && other.shared) && !self.cpus.intersection(&other.cpus).is_empty()
+        let share = self.shared && other.shared;
+        !share && !self.cpus.intersection(&other.cpus).is_empty()
     }
 }
 
@@ -121,6 +135,15 @@ impl std::fmt::Display for Taken {
     }
 }
 
+/// A path without links, as far as it exists.
+fn real(path: &Path) -> PathBuf {
+    match (path.canonicalize(), path.parent(), path.file_name()) {
+        (Ok(real), ..) => real,
+        (Err(_), Some(above), Some(name)) => real(above).join(name),
+        _ => path.to_owned(),
+    }
+}
+
 fn failed(path: &Path) -> impl FnOnce(io::Error) -> ClaimError {
     let path = path.to_owned();
     move |source| ClaimError::System { path, source }
@@ -157,6 +180,14 @@ fn is_for_all(directory: &Path) -> bool {
 pub fn present() -> io::Result<CpuSet> {
     let text = std::fs::read_to_string("/sys/devices/system/cpu/present")?;
     CpuSet::parse(text.trim()).map_err(io::Error::other)
+}
+
+/// Removes the claims that nobody holds any more, as far as this user may.
+///
+/// # Errors
+/// [`ClaimError`].
+pub fn sweep(directory: &Path) -> Result<(), ClaimError> {
+    scan(directory).map(drop)
 }
 
 /// A claim, held.

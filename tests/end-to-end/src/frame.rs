@@ -27,7 +27,7 @@ impl Frame {
         let directory = tempfile::Builder::new().prefix("bh").tempdir()?;
         let name = format!("t{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
         let frame = Self { lpar: Lpar::new(&directory.path().join("r")), name, directory };
-        std::fs::write(frame.file(), text.replace("@NAME@", &frame.name))?;
+        std::fs::write(frame.file(), beside_others(text).replace("@NAME@", &frame.name))?;
         Ok(frame)
     }
 
@@ -138,6 +138,16 @@ impl Drop for Frame {
                 let _ = host::signal(pid, rustix::process::Signal::KILL);
             }
         }
+    }
+}
+
+/// The text of a frame file, of a frame that others may run beside: tests run at once on one machine. One that
+/// says whether it shares the host is let alone.
+fn beside_others(text: &str) -> String {
+    if text.contains("shared_host") {
+        text.to_owned()
+    } else {
+        text.replacen("[frame]\n", "[frame]\nshared_host = true\n", 1)
     }
 }
 

@@ -28,6 +28,16 @@ pub fn signal(pid: u32, signal: Signal) -> Result<()> {
     Ok(rustix::process::kill_process(pid, signal)?)
 }
 
+/// The parent of a process.
+///
+/// # Errors
+/// When there is no such process.
+pub fn parent_of(pid: u32) -> Result<u32> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let (_, rest) = stat.rsplit_once(')').context("an unknown form of /proc/pid/stat")?;
+    Ok(rest.split_whitespace().nth(1).context("no parent")?.parse()?)
+}
+
 /// Whether a process runs: it exists and is no zombie.
 #[must_use]
 pub fn runs(pid: u32) -> bool {

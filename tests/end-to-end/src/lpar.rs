@@ -72,13 +72,21 @@ impl Answer {
 #[derive(Clone, Debug)]
 pub struct Lpar {
     root: PathBuf,
+    /// The process whose mounts it sees; its own when absent.
+    place: Option<u32>,
 }
 
 impl Lpar {
     /// `lpar --root ROOT`.
     #[must_use]
     pub fn new(root: &Path) -> Self {
-        Self { root: root.to_owned() }
+        Self { root: root.to_owned(), place: None }
+    }
+
+    /// The same, in the mount namespace of process `pid`.
+    #[must_use]
+    pub fn in_place_of(&self, pid: u32) -> Self {
+        Self { place: Some(pid), ..self.clone() }
     }
 
     /// The command, not yet started, with the root in its environment and nothing on standard input.
@@ -86,7 +94,15 @@ impl Lpar {
     /// # Errors
     /// When the binaries are not built.
     pub fn command<I: IntoIterator<Item: AsRef<std::ffi::OsStr>>>(&self, arguments: I) -> Result<Command> {
-        let mut command = Command::new(binaries()?.join("lpar"));
+        let lpar = binaries()?.join("lpar");
+        let mut command = match self.place {
+            Some(pid) => {
+                let mut command = Command::new("nsenter");
+                command.args(["--mount", "--target", &pid.to_string(), "--"]).arg(lpar);
+                command
+            }
+            None => Command::new(lpar),
+        };
         command.args(arguments).env("BULKHEAD_ROOT", &self.root).stdin(Stdio::null());
         Ok(command)
     }

@@ -17,6 +17,7 @@ use frame::plan::{PartitionPlan, Subject, plan_for};
 use frame::step::{self, Step};
 use frame::units::Units;
 use frame::wire::Request;
+use os::claim::Claim;
 use os::packet;
 use os::process::{Handle, Identity};
 use rustix::event::EventfdFlags;
@@ -184,10 +185,12 @@ impl Driver {
         remove_socket(&socket)?;
         let listener = packet::listen(&socket).with_context(|| format!("the socket {}", socket.display()))?;
         let doors = self.groups.doors(name)?;
+        // The claim lasts as long as a partition that uses the CPUs, whatever becomes of the daemons.
+        let claim = self.settings.claim.as_ref().map(Claim::another).transpose().context("the claim on the CPUs")?;
         let binary = &self.settings.binary;
         let title = format!("partition {}/{name}", self.tag);
         self.journal.step(name, &Step::Spawn { incarnation })?;
-        let mut child = spawn::spawn(binary, &title, &listener, &doors)
+        let mut child = spawn::spawn(binary, &title, &listener, claim.as_ref(), &doors)
             .with_context(|| format!("the program {} could not be started", binary.display()))?;
         match self.hold(name, child.id()) {
             Ok(mut process) => {

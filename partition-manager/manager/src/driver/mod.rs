@@ -29,6 +29,7 @@ use frame::lifecycle::{Effect, Input};
 use frame::name::Name;
 use frame::root::Root;
 use frame::wire;
+use os::claim::Claim;
 use os::notify;
 use os::packet::PacketError;
 use rustix::process::Signal;
@@ -59,6 +60,8 @@ pub struct Settings {
     pub frame: Frame,
     /// The program that runs a partition.
     pub binary: PathBuf,
+    /// The claim on the frame's CPUs; each partition gets a hold on it. None where the host has no place for it.
+    pub claim: Option<Claim>,
 }
 
 /// The driver.

@@ -193,7 +193,7 @@ pub fn manager_terminated() -> Result<()> {
 
 pub fn all_killed() -> Result<()> {
     let frame = Frame::up(TWO)?;
-    let supervisor = parent_of(frame.service_processor()?)?;
+    let supervisor = host::parent_of(frame.service_processor()?)?;
     let daemons = [supervisor, frame.service_processor()?, frame.manager()?];
     let all: Vec<u32> = daemons.into_iter().chain([frame.partition("alpha")?, frame.partition("beta")?]).collect();
     for &pid in &all {
@@ -207,7 +207,7 @@ pub fn all_killed() -> Result<()> {
 pub fn supervisor_killed() -> Result<()> {
     let frame = Frame::up(TWO)?;
     let before = frame.partition("alpha")?;
-    let supervisor = parent_of(frame.service_processor()?)?;
+    let supervisor = host::parent_of(frame.service_processor()?)?;
     host::signal(supervisor, Signal::KILL)?;
     wait::until("the end of the supervisor", || Ok((!host::runs(supervisor)).then_some(())))?;
     ensure!(host::runs(before), "the partition runs on");
@@ -217,10 +217,4 @@ pub fn supervisor_killed() -> Result<()> {
     frame.manager()?;
     frame.service_processor()?;
     frame.down()
-}
-
-fn parent_of(pid: u32) -> Result<u32> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    let (_, rest) = stat.rsplit_once(')').context("an unknown form of /proc/pid/stat")?;
-    Ok(rest.split_whitespace().nth(1).context("no parent")?.parse()?)
 }

@@ -1,5 +1,6 @@
 //! The four binaries on this machine's own KVM: what the README and the specification promise.
 
+mod claims;
 mod death;
 mod demo;
 mod lifecycle;
@@ -45,6 +46,9 @@ const TESTS: &[Test] = &[
     ("death::a_manager_that_is_told_to_end_is_replaced", death::manager_terminated, host::lacks_kvm),
     ("death::nothing_is_left_of_a_frame_that_was_killed_whole", death::all_killed, host::lacks_kvm),
     ("death::a_frame_whose_supervisor_was_killed_is_taken_up_again", death::supervisor_killed, host::lacks_kvm),
+    ("claims::two_frames_may_not_use_one_cpu", claims::one_frame_each, kvm_and_root),
+    ("claims::two_frames_share_when_both_say_so", claims::shared, kvm_and_root),
+    ("claims::a_claim_lasts_as_long_as_a_partition", claims::outlives_the_daemons, kvm_and_root),
     ("mistakes::three_mistakes_are_all_reported", mistakes::three, nothing),
     ("mistakes::a_missing_kernel_is_refused", mistakes::missing_kernel, nothing),
     ("mistakes::a_kernel_cut_short_is_refused", mistakes::cut_short, nothing),
