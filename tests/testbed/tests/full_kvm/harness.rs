@@ -76,7 +76,7 @@ fn conclude(result: anyhow::Result<()>) -> Result<Completion, Failed> {
 impl Shared {
     fn run(&mut self, test: fn(&mut Testbed) -> anyhow::Result<()>) -> anyhow::Result<()> {
         let testbed = self.testbed()?;
-        let result = test(testbed);
+        let result = test(testbed).map_err(|error| with_flight_record(testbed, error));
         // What failed may have left partitions running, or the machine stuck: the next test gets a fresh one.
         if let Err(error) = &result
             && !error.is::<Skip>()
@@ -104,6 +104,21 @@ impl Shared {
             }
         }
         self.testbed.as_mut().ok_or_else(|| anyhow::anyhow!("the testbed is gone"))
+    }
+}
+
+/// Adds to `error` what KVM recorded before a triple fault stopped its recorder, if one did (`host-init.sh`).
+fn with_flight_record(testbed: &mut Testbed, error: anyhow::Error) -> anyhow::Error {
+    const RECORD: &str = "cd /sys/kernel/tracing && [ \"$(cat tracing_on)\" = 0 ] && tail -n 60 trace";
+    if error.is::<Skip>() {
+        return error;
+    }
+    match testbed.run(RECORD, Duration::from_secs(30)) {
+        Ok(record) if record.success() => {
+            anyhow::anyhow!("{error:#}\nKVM's record before the triple fault:\n{}", record.stdout)
+        }
+        // No triple fault, or a machine that does not answer: the error is all there is.
+        Ok(_) | Err(_) => error,
     }
 }
 
