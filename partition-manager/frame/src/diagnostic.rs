@@ -1,5 +1,6 @@
 //! Diagnostics: what is wrong with a text, where, and how to mend it.
 
+use crate::rule::Rule;
 use serde::Serialize;
 use std::ops::Range;
 
@@ -16,7 +17,7 @@ pub enum Severity {
 /// One place in the text, and what it has to do with the matter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Label {
-    /// Bytes of the text; past its end is taken as its end.
+    /// Bytes of the text, or of all texts one after the other; past its end is taken as its end.
     pub span: Range<usize>,
     /// What is to be said there; may be empty.
     pub text: String,
@@ -40,16 +41,11 @@ pub struct Diagnostic {
 }
 
 impl Diagnostic {
-    /// An error, so far without a place.
+    /// That a rule is broken; so far without a place, and with the rule's own remedy.
     #[must_use]
-    pub fn error(rule: &'static str, message: impl Into<String>) -> Self {
-        Self { rule, severity: Severity::Error, message: message.into(), labels: vec![], help: None }
-    }
-
-    /// A warning, so far without a place.
-    #[must_use]
-    pub fn warning(rule: &'static str, message: impl Into<String>) -> Self {
-        Self { severity: Severity::Warning, ..Self::error(rule, message) }
+    pub fn of(rule: &'static Rule, message: impl Into<String>) -> Self {
+        let help = Some(rule.remedy.to_owned());
+        Self { rule: rule.name, severity: rule.severity, message: message.into(), labels: vec![], help }
     }
 
     /// Adds the place to mend.
@@ -66,7 +62,7 @@ impl Diagnostic {
         self
     }
 
-    /// Adds what to do.
+    /// Says more precisely what to do than the rule itself.
     #[must_use]
     pub fn help(mut self, help: impl Into<String>) -> Self {
         self.help = Some(help.into());
@@ -76,7 +72,13 @@ impl Diagnostic {
     /// First byte of the place to mend, if there is one.
     #[must_use]
     pub fn start(&self) -> Option<usize> {
-        self.labels.iter().find(|label| label.primary).or_else(|| self.labels.first()).map(|label| label.span.start)
+        self.place().map(|label| label.span.start)
+    }
+
+    /// The place to mend, if there is one.
+    #[must_use]
+    pub fn place(&self) -> Option<&Label> {
+        self.labels.iter().find(|label| label.primary).or_else(|| self.labels.first())
     }
 }
 
@@ -140,9 +142,9 @@ mod tests {
 
     #[test]
     fn the_place_to_mend_comes_first() {
-        let both = Diagnostic::error("x", "y").see(3..4, "see").at(7..8, "mend");
+        let both = Diagnostic::of(crate::rule::SYNTAX, "y").see(3..4, "see").at(7..8, "mend");
         assert_eq!(both.start(), Some(7));
         assert!(any_error(&[both]));
-        assert!(!any_error(&[Diagnostic::warning("x", "y")]));
+        assert!(!any_error(&[Diagnostic::of(crate::rule::WEIGHT_ZERO, "y")]));
     }
 }

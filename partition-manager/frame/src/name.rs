@@ -47,10 +47,10 @@ impl Name {
         Ok(Self(text))
     }
 
-    /// A name that stands where none could be read.
+    /// A name that stands where none could be read; unlike any that can be written.
     #[cfg(feature = "file")]
-    pub(crate) fn placeholder() -> Self {
-        Self("unnamed".into())
+    pub(crate) fn placeholder(number: usize) -> Self {
+        Self(format!("(unnamed {number})"))
     }
 
     /// The name as text.

@@ -154,18 +154,23 @@ impl Root {
         self.partitions().join(partition.as_str())
     }
 
+    /// The sockets that the frame has whatever partitions it has.
+    #[must_use]
+    pub fn sockets(&self) -> [PathBuf; 4] {
+        [
+            self.manager_socket(),
+            self.service_processor_socket(),
+            self.manager_notify_socket(),
+            self.service_processor_notify_socket(),
+        ]
+    }
+
     /// Checks that every socket's path can be bound.
     ///
     /// # Errors
     /// [`RootError::TooLong`] names the longest one.
     pub fn check<'a>(&self, partitions: impl IntoIterator<Item = &'a Name>) -> Result<(), RootError> {
-        let fixed = [
-            self.manager_socket(),
-            self.service_processor_socket(),
-            self.manager_notify_socket(),
-            self.service_processor_notify_socket(),
-        ];
-        let all = fixed.into_iter().chain(partitions.into_iter().map(|name| self.partition_socket(name)));
+        let all = self.sockets().into_iter().chain(partitions.into_iter().map(|name| self.partition_socket(name)));
         match all.max_by_key(|path| path.as_os_str().len()) {
             Some(path) if path.as_os_str().len() > LONGEST_SOCKET_PATH => {
                 let length = path.as_os_str().len();

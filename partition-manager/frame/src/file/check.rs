@@ -2,13 +2,16 @@
 //!
 //! Nothing here opens a file. The caller looks, and hands over facts.
 
+use super::MOST_DIAGNOSTICS;
 use super::spans::Spans;
 use crate::declare::{Boot, Frame};
 use crate::diagnostic::{Diagnostic, shown};
 use crate::image::ImageError;
 use crate::plan::Subject;
+use crate::root::{LONGEST_SOCKET_PATH, Root};
+use crate::rule;
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// What a file is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -78,37 +81,51 @@ pub fn against(frame: &Frame, spans: &Spans, facts: &FileFacts) -> Vec<Diagnosti
             };
             let path = shown(&path.to_string_lossy());
             let lead = format!("the {what} of partition {}, {path},", partition.name);
-            let (rule, message, help) = match fact {
+            let (rule, message) = match fact {
                 FileFact::Good { length } if *length >= minimum => (
-                    "file-too-large",
+                    rule::IMAGE_TOO_LARGE,
                     format!("{lead} has {length} bytes, which do not fit into its minimum memory of {minimum} bytes"),
-                    "raise memory.minimum, or use a smaller file",
                 ),
                 FileFact::Good { .. } => continue,
-                FileFact::Missing => (
-                    "file-missing",
-                    format!("{lead} is not there"),
-                    "correct the path; a relative path begins at the directory of the frame file",
-                ),
-                FileFact::Unreadable(why) => (
-                    "file-unreadable",
-                    format!("{lead} cannot be read: {}", shown(why)),
-                    "let the user who runs the frame read it",
-                ),
-                FileFact::NoFile(kind) => {
-                    ("file-kind", format!("{lead} is {}, not a file", shown(kind)), "name the file itself")
-                }
-                FileFact::BadImage(error) => (
-                    "bad-image",
-                    format!("{lead} cannot be started: {error}"),
-                    "name a Linux bzImage, or an ELF with a 64-bit or PVH entry",
-                ),
+                FileFact::Missing => (rule::FILE_MISSING, format!("{lead} is not there")),
+                FileFact::Unreadable(why) => (rule::FILE_UNREADABLE, format!("{lead} cannot be read: {}", shown(why))),
+                FileFact::NoFile(kind) => (rule::FILE_KIND, format!("{lead} is {}, not a file", shown(kind))),
+                FileFact::BadImage(error) => (rule::BAD_IMAGE, format!("{lead} cannot be started: {error}")),
             };
-            let mut diagnostic = Diagnostic::error(rule, message).help(help);
+            let mut diagnostic = Diagnostic::of(rule, message);
             if let Some(span) = spans.find(&Subject::Partition(partition.name.clone()), key) {
                 diagnostic = diagnostic.at(span, "named here");
             }
             found.push(diagnostic);
+        }
+    }
+    found
+}
+
+/// What is wrong with the names of a frame that is to live at `root`: sockets whose paths are too long.
+#[must_use]
+pub fn sockets(frame: &Frame, spans: &Spans, root: &Root) -> Vec<Diagnostic> {
+    let length = |path: &Path| path.as_os_str().len();
+    let say = |what: String, length: usize| {
+        let message = format!(
+            "the socket of {what} would have a path of {length} bytes: a Unix socket takes at most {LONGEST_SOCKET_PATH}"
+        );
+        Diagnostic::of(rule::SOCKET_PATH, message)
+    };
+    let own = root.sockets().iter().map(|path| length(path)).max().unwrap_or(0);
+    if own > LONGEST_SOCKET_PATH {
+        let place = spans.find(&Subject::Frame, "name").unwrap_or(0..0);
+        return vec![say(format!("frame {}", frame.name), own).at(place, "the frame's directory is too deep")];
+    }
+    let mut found = vec![];
+    for partition in &frame.partitions {
+        let length = length(&root.partition_socket(&partition.name));
+        if length > LONGEST_SOCKET_PATH {
+            let place = spans.find(&Subject::Partition(partition.name.clone()), "name").unwrap_or(0..0);
+            found.push(say(format!("partition {}", partition.name), length).at(place, "too long here"));
+        }
+        if found.len() >= MOST_DIAGNOSTICS {
+            break;
         }
     }
     found

@@ -1,68 +1,15 @@
 //! The fields of one table: typed values out of it, and a diagnostic for everything that does not suit.
 
-use super::MOST_DIAGNOSTICS;
 use super::near::nearest;
-use super::spans::Spans;
-use crate::diagnostic::{Diagnostic, boundary, shown};
-use crate::name::Name;
-use crate::plan::Subject;
+use super::sink::Sink;
+use super::spans::Keys;
+use crate::diagnostic::{Diagnostic, shown};
+use crate::name::{Name, NameError};
+use crate::rule::{self, Rule};
 use crate::units::{Units, parse_duration_ms, parse_size};
 use std::ops::{Range, RangeInclusive};
+use std::path::Path;
 use toml::de::{DeTable, DeValue};
-
-/// Where diagnostics go: bounded, whatever the text.
-#[derive(Debug, Default)]
-pub(super) struct Sink {
-    syntax: Vec<Diagnostic>,
-    found: Vec<Diagnostic>,
-    dropped: usize,
-}
-
-impl Sink {
-    /// A sink that has the syntax errors already.
-    pub(super) fn new(syntax: Vec<Diagnostic>) -> Self {
-        Self { syntax, ..Self::default() }
-    }
-
-    /// Keeps a diagnostic, or counts it.
-    pub(super) fn push(&mut self, diagnostic: Diagnostic) {
-        // What is missing may be in the part that could not be understood.
-        if diagnostic.rule == "missing-key" && !self.syntax.is_empty() {
-            return;
-        }
-        if self.found.len() < MOST_DIAGNOSTICS {
-            self.found.push(diagnostic);
-        } else {
-            self.dropped += 1;
-        }
-    }
-
-    /// All diagnostics in the order of the text; those on a line with a syntax error follow from it and are
-    /// left out.
-    pub(super) fn finish(self, text: &str) -> Vec<Diagnostic> {
-        let line = |at: usize| {
-            let at = boundary(text, at);
-            text.get(..at).and_then(|before| before.rfind('\n')).map_or(0, |newline| newline + 1)
-        };
-        let broken: std::collections::BTreeSet<usize> =
-            self.syntax.iter().filter_map(Diagnostic::start).map(line).collect();
-        let mut all = self.syntax;
-        all.extend(self.found.into_iter().filter(|d| !d.start().is_some_and(|at| broken.contains(&line(at)))));
-        all.sort_by_key(|diagnostic| (diagnostic.start(), diagnostic.severity));
-        let more = self.dropped + all.len().saturating_sub(MOST_DIAGNOSTICS);
-        if more > 0 {
-            all.truncate(MOST_DIAGNOSTICS);
-            all.push(
-                Diagnostic::error(
-                    "too-many",
-                    format!("there are more than {MOST_DIAGNOSTICS} mistakes; {more} or more are not shown"),
-                )
-                .help("mend those above first"),
-            );
-        }
-        all
-    }
-}
 
 /// A value and where it stands.
 #[derive(Clone, Debug)]
@@ -71,9 +18,45 @@ pub(super) struct At<T> {
     pub(super) span: Range<usize>,
 }
 
-/// The fields of one table.
-pub(super) struct Fields<'t, 'i> {
+/// A table as it stands in one file.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Layer<'t, 'i> {
     table: &'t DeTable<'i>,
+    /// Place of the file's first byte.
+    base: usize,
+    /// Directory of the file, as seen from that of the frame file.
+    directory: &'t Path,
+    /// Whether it only stands for what another table leaves out.
+    default: bool,
+}
+
+impl<'t, 'i> Layer<'t, 'i> {
+    /// A table of the file that begins at place `base` and stands in `directory`.
+    pub(super) fn new(table: &'t DeTable<'i>, base: usize, directory: &'t Path) -> Self {
+        Self { table, base, directory, default: false }
+    }
+
+    /// The same table, for what others leave out.
+    pub(super) fn as_default(self) -> Self {
+        Self { default: true, ..self }
+    }
+
+    fn get(&self, key: &str) -> Option<At<&'t DeValue<'i>>> {
+        self.table.get(key).map(|value| At { value: value.get_ref(), span: self.place(value.span()) })
+    }
+
+    fn place(&self, span: Range<usize>) -> Range<usize> {
+        self.base + span.start..self.base + span.end
+    }
+}
+
+/// Whether a table adds to the same table of the defaults; otherwise it takes its place.
+pub(super) type Merges = fn(&DeTable<'_>, &DeTable<'_>) -> bool;
+
+/// The fields of one table, and of the defaults below it.
+pub(super) struct Fields<'t, 'i> {
+    /// The table, and what stands for the keys that it leaves out, nearest first.
+    layers: Vec<Layer<'t, 'i>>,
     /// Where the table stands: its header, or its braces.
     pub(super) span: Range<usize>,
     /// What the table is called, such as `[[partition]]`.
@@ -82,25 +65,45 @@ pub(super) struct Fields<'t, 'i> {
 }
 
 impl<'t, 'i> Fields<'t, 'i> {
-    /// The fields of `table`.
-    pub(super) fn new(table: &'t DeTable<'i>, span: Range<usize>, what: impl Into<String>) -> Self {
-        Self { table, span, what: what.into(), known: vec![] }
+    /// The fields of the table `layer`, which stands at `span`.
+    pub(super) fn new(layer: Layer<'t, 'i>, span: Range<usize>, what: impl Into<String>) -> Self {
+        Self { layers: vec![layer], span, what: what.into(), known: vec![] }
+    }
+
+    /// The table itself, without what stands below it.
+    pub(super) fn top(&self) -> Option<Layer<'t, 'i>> {
+        self.layers.first().copied()
+    }
+
+    /// Adds what stands for the keys that the table leaves out.
+    pub(super) fn with_defaults(mut self, defaults: &[Layer<'t, 'i>]) -> Self {
+        self.layers.extend_from_slice(defaults);
+        self
+    }
+
+    fn get(&self, key: &str) -> Option<At<&'t DeValue<'i>>> {
+        self.layers.iter().find_map(|layer| layer.get(key))
     }
 
     /// The value of a key, as it stands.
     pub(super) fn value(&mut self, key: &'static str) -> Option<At<&'t DeValue<'i>>> {
         self.known.push(key);
-        self.table.get(key).map(|value| At { value: value.get_ref(), span: value.span() })
+        self.get(key)
     }
 
     /// Whether a key is given; it stays unknown.
     pub(super) fn has(&self, key: &str) -> bool {
-        self.table.contains_key(key)
+        self.layers.iter().any(|layer| layer.table.contains_key(key))
     }
 
     /// Where the value of a key stands, if it is given.
     pub(super) fn span_of(&self, key: &str) -> Option<Range<usize>> {
-        self.table.get(key).map(toml::Spanned::span)
+        self.get(key).map(|found| found.span)
+    }
+
+    /// Directory of the file that gives a key, as seen from that of the frame file.
+    pub(super) fn directory_of(&self, key: &str) -> Option<&'t Path> {
+        self.layers.iter().find(|layer| layer.table.contains_key(key)).map(|layer| layer.directory)
     }
 
     /// Calls the table something else from now on.
@@ -111,48 +114,54 @@ impl<'t, 'i> Fields<'t, 'i> {
     /// Says that a key must be given.
     pub(super) fn missing(&self, sink: &mut Sink, key: &str, help: &str) {
         sink.push(
-            Diagnostic::error("missing-key", format!("{} has no {key}", self.what))
+            Diagnostic::of(rule::MISSING_KEY, format!("{} has no {key}", self.what))
                 .at(self.span.clone(), format!("{key} is missing here"))
                 .help(help),
         );
     }
 
     /// Notes where each key stands, for later diagnostics.
-    pub(super) fn note(&self, spans: &mut Spans, subject: &Subject, prefix: &str) {
-        for (key, value) in self.table {
-            if self.known.contains(&key.get_ref().as_ref()) {
-                let span = key.span().start.min(value.span().start)..value.span().end;
-                // A table by header has its keys elsewhere; its own place is the header.
-                let span = if matches!(value.get_ref(), DeValue::Table(_)) { value.span() } else { span };
-                spans.note(subject, &format!("{prefix}{}", key.get_ref()), span);
-            }
+    pub(super) fn note(&self, keys: &mut Keys, prefix: &str) {
+        for key in &self.known {
+            let found = self.layers.iter().find_map(|layer| Some((layer, layer.table.get_key_value(*key)?)));
+            let Some((layer, (word, value))) = found else { continue };
+            let span = word.span().start.min(value.span().start)..value.span().end;
+            // A table by header has its keys elsewhere; its own place is the header.
+            let span = if matches!(value.get_ref(), DeValue::Table(_)) { value.span() } else { span };
+            keys.note(&format!("{prefix}{key}"), layer.place(span));
         }
     }
 
     /// Reports every key that was not asked for. `elsewhere` says why some of them are not here.
-    pub(super) fn finish(self, sink: &mut Sink, elsewhere: &[(&str, &str)]) {
-        for (key, _) in self.table {
+    pub(super) fn finish(self, sink: &mut Sink, elsewhere: &[(&str, &'static Rule, &str)]) {
+        // Defaults are read once by themselves; what no partition can use is said there.
+        let Some(layer) = self.layers.first().filter(|layer| !layer.default) else { return };
+        for (key, _) in layer.table {
             let word = key.get_ref().as_ref();
             if self.known.contains(&word) {
                 continue;
             }
-            if let Some((_, why)) = elsewhere.iter().find(|(other, _)| *other == word) {
-                let message = format!("{} has no key {}: {why}", self.what, shown(word));
-                sink.push(Diagnostic::error("unknown-key", message).at(key.span(), "remove this"));
+            if sink.is_full() {
+                sink.drop_more(1);
                 continue;
             }
-            let mut diagnostic = Diagnostic::error("unknown-key", format!("{} has no key {}", self.what, shown(word)));
-            diagnostic = match nearest(word, self.known.iter().copied()) {
-                Some(near) => diagnostic.at(key.span(), format!("did you mean {near}?")),
-                None => diagnostic.at(key.span(), "not known here").help(format!("it has {}", self.known.join(", "))),
-            };
-            sink.push(diagnostic);
+            let span = layer.place(key.span());
+            let no_key = format!("{} has no key {}", self.what, shown(word));
+            if let Some((_, rule, why)) = elsewhere.iter().find(|(other, _, _)| *other == word) {
+                sink.push(Diagnostic::of(rule, format!("{no_key}: {why}")).at(span, "remove this"));
+                continue;
+            }
+            let diagnostic = Diagnostic::of(rule::UNKNOWN_KEY, no_key);
+            sink.push(match nearest(word, self.known.iter().copied()) {
+                Some(near) => diagnostic.at(span, format!("did you mean {near}?")),
+                None => diagnostic.at(span, "not known here").help(format!("it has {}", self.known.join(", "))),
+            });
         }
     }
 
     fn wrong_type(&self, sink: &mut Sink, key: &str, found: &At<&DeValue<'_>>, expected: &str) {
         sink.push(
-            Diagnostic::error("wrong-type", format!("{key} of {} is {expected}", self.what))
+            Diagnostic::of(rule::WRONG_TYPE, format!("{key} of {} is {expected}", self.what))
                 .at(found.span.clone(), format!("this is {}", with_article(found.value.type_str()))),
         );
     }
@@ -174,7 +183,7 @@ impl<'t, 'i> Fields<'t, 'i> {
         &mut self,
         sink: &mut Sink,
         key: &'static str,
-        rule: &'static str,
+        rule: &'static Rule,
         expected: &str,
         read: impl FnOnce(&str) -> Result<T, E>,
     ) -> Option<At<T>> {
@@ -182,7 +191,7 @@ impl<'t, 'i> Fields<'t, 'i> {
         match read(text.value) {
             Ok(value) => Some(At { value, span: text.span }),
             Err(error) => {
-                sink.push(Diagnostic::error(rule, error.to_string()).at(text.span, format!("{key} is {expected}")));
+                sink.push(Diagnostic::of(rule, error.to_string()).at(text.span, format!("{key} is {expected}")));
                 None
             }
         }
@@ -190,17 +199,18 @@ impl<'t, 'i> Fields<'t, 'i> {
 
     /// A name.
     pub(super) fn name(&mut self, sink: &mut Sink, key: &'static str) -> Option<At<Name>> {
-        self.read(sink, key, "bad-name", "a name in quotes, such as \"db-1\"", |text| Name::new(text))
+        let text = self.text(sink, key, NAME)?;
+        name(text, key, sink)
     }
 
     /// A size, bytes.
     pub(super) fn size(&mut self, sink: &mut Sink, key: &'static str) -> Option<At<u64>> {
-        self.read(sink, key, "bad-size", "a size in quotes, such as \"512MiB\"", parse_size)
+        self.read(sink, key, rule::BAD_SIZE, "a size in quotes, such as \"512MiB\"", parse_size)
     }
 
     /// A duration, milliseconds.
     pub(super) fn duration(&mut self, sink: &mut Sink, key: &'static str) -> Option<At<u32>> {
-        self.read(sink, key, "bad-duration", "a duration in quotes, such as \"5s\"", parse_duration_ms)
+        self.read(sink, key, rule::BAD_DURATION, "a duration in quotes, such as \"5s\"", parse_duration_ms)
     }
 
     /// One of a few words.
@@ -219,7 +229,7 @@ impl<'t, 'i> Fields<'t, 'i> {
         let message = format!("{key} of {} cannot be {}; it is {expected}", self.what, shown(text.value));
         let hint = nearest(text.value, choices.iter().map(|(word, _)| *word));
         let hint = hint.map_or_else(|| "no such choice".into(), |near| format!("did you mean \"{near}\"?"));
-        sink.push(Diagnostic::error("bad-choice", message).at(text.span, hint));
+        sink.push(Diagnostic::of(rule::BAD_CHOICE, message).at(text.span, hint));
         None
     }
 
@@ -248,7 +258,7 @@ impl<'t, 'i> Fields<'t, 'i> {
             Some(value) => Some(At { value, span: found.span }),
             None => {
                 sink.push(
-                    Diagnostic::error("out-of-range", format!("{key} of {} is out of range", self.what))
+                    Diagnostic::of(rule::OUT_OF_RANGE, format!("{key} of {} is out of range", self.what))
                         .at(found.span, format!("a whole number from {low} to {high}")),
                 );
                 None
@@ -274,37 +284,53 @@ impl<'t, 'i> Fields<'t, 'i> {
             }
             Some(_) => {
                 let message = format!("{key} of {} is finer than processing units are", self.what);
-                sink.push(Diagnostic::error("out-of-range", message).at(found.span, "units come in steps of 0.001"));
+                sink.push(Diagnostic::of(rule::UNITS_STEP, message).at(found.span, "units come in steps of 0.001"));
                 None
             }
             None => {
                 let message = format!("{key} of {} is out of range", self.what);
-                sink.push(Diagnostic::error("out-of-range", message).at(found.span, "0.001 is the least"));
+                sink.push(Diagnostic::of(rule::UNITS_RANGE, message).at(found.span, "0.001 is the least"));
                 None
             }
         }
     }
 
-    /// A table.
-    pub(super) fn table(&mut self, sink: &mut Sink, key: &'static str, what: &str) -> Option<Fields<'t, 'i>> {
+    /// A table; what the defaults have for it counts where `merges` says so.
+    pub(super) fn table(
+        &mut self,
+        sink: &mut Sink,
+        key: &'static str,
+        what: &str,
+        merges: Merges,
+    ) -> Option<Fields<'t, 'i>> {
         let found = self.value(key)?;
-        match found.value.as_table() {
-            Some(table) => Some(Fields::new(table, found.span, what)),
-            None => {
-                self.wrong_type(sink, key, &found, "a table, such as { key = value }");
-                None
-            }
+        let Some(top) = found.value.as_table() else {
+            self.wrong_type(sink, key, &found, "a table, such as { key = value }");
+            return None;
+        };
+        let mut layers = vec![];
+        for layer in &self.layers {
+            let Some(value) = layer.get(key) else { continue };
+            // What hides the defaults' table hides also what is below it.
+            let Some(table) = value.value.as_table().filter(|table| layers.is_empty() || merges(top, table)) else {
+                break;
+            };
+            layers.push(Layer { table, ..*layer });
         }
+        Some(Fields { layers, span: found.span, what: what.into(), known: vec![] })
     }
 
-    /// An array of tables, at most `most`.
+    /// An array of tables, at most `most`. Defaults never add to it.
     pub(super) fn tables(&mut self, sink: &mut Sink, key: &'static str, most: usize) -> Vec<Fields<'t, 'i>> {
         let Some(found) = self.value(key) else { return vec![] };
+        let Some(layer) = self.layers.iter().find(|layer| layer.table.contains_key(key)).copied() else {
+            return vec![];
+        };
         let header = format!("[[{key}]]");
         if let Some(table) = found.value.as_table() {
             let message = format!("{key} is declared as a single table");
-            sink.push(Diagnostic::error("wrong-type", message).at(found.span.clone(), format!("write {header}")));
-            return vec![Fields::new(table, found.span, header)];
+            sink.push(Diagnostic::of(rule::SINGLE_TABLE, message).at(found.span.clone(), format!("write {header}")));
+            return vec![Fields::new(Layer { table, ..layer }, found.span, header)];
         }
         let Some(array) = found.value.as_array() else {
             self.wrong_type(sink, key, &found, &format!("one or more tables, each under {header}"));
@@ -312,16 +338,51 @@ impl<'t, 'i> Fields<'t, 'i> {
         };
         if array.len() > most {
             let message = format!("there are {} of {header}, at most {most} are supported", array.len());
-            sink.push(Diagnostic::error("too-many-items", message).at(found.span.clone(), ""));
+            let first_beyond = array.iter().nth(most).map_or(found.span, |item| layer.place(item.span()));
+            sink.push(Diagnostic::of(rule::TOO_MANY_ITEMS, message).at(first_beyond, "this is one too many"));
         }
         let mut tables = vec![];
         for item in array.iter().take(most) {
+            let span = layer.place(item.span());
             match item.get_ref().as_table() {
-                Some(table) => tables.push(Fields::new(table, item.span(), header.clone())),
-                None => self.wrong_type(sink, key, &At { value: item.get_ref(), span: item.span() }, &header),
+                Some(table) => tables.push(Fields::new(Layer { table, ..layer }, span, header.clone())),
+                None => self.wrong_type(sink, key, &At { value: item.get_ref(), span }, &header),
             }
         }
         tables
+    }
+
+    /// An array of texts.
+    pub(super) fn texts(&mut self, sink: &mut Sink, key: &'static str, expected: &str) -> Vec<At<&'t str>> {
+        let Some(found) = self.value(key) else { return vec![] };
+        let base = self.layers.iter().find(|layer| layer.table.contains_key(key)).map_or(0, |layer| layer.base);
+        let Some(array) = found.value.as_array() else {
+            self.wrong_type(sink, key, &found, expected);
+            return vec![];
+        };
+        let mut texts = vec![];
+        for item in array.iter() {
+            let span = base + item.span().start..base + item.span().end;
+            match item.get_ref().as_str() {
+                Some(value) => texts.push(At { value, span }),
+                None => self.wrong_type(sink, key, &At { value: item.get_ref(), span }, expected),
+            }
+        }
+        texts
+    }
+}
+
+const NAME: &str = "a name in quotes, such as \"db-1\"";
+
+/// Takes a text as a name.
+pub(super) fn name(text: At<&str>, key: &str, sink: &mut Sink) -> Option<At<Name>> {
+    match Name::new(text.value) {
+        Ok(value) => Some(At { value, span: text.span }),
+        Err(error) => {
+            let rule = if matches!(error, NameError::TooLong(_)) { rule::NAME_TOO_LONG } else { rule::BAD_NAME };
+            sink.push(Diagnostic::of(rule, error.to_string()).at(text.span, format!("{key} is {NAME}")));
+            None
+        }
     }
 }
 

@@ -1,58 +1,90 @@
 //! From text to a TOML tree with spans, and every syntax error.
 
-use crate::diagnostic::{Diagnostic, boundary};
+use super::sink::Sink;
+use crate::diagnostic::{Diagnostic, boundary, shown};
+use crate::rule;
 use std::borrow::Cow;
 use std::ops::Range;
 use toml::Spanned;
 use toml::de::{DeTable, Error};
+use toml_parser::parser::RecursionGuard;
+use toml_parser::{ParseError, Source};
 
 /// Most bytes that are parsed in all attempts at one file.
 const MOST_PARSED: usize = 4 << 20;
 /// Most attempts at one file.
 const MOST_ATTEMPTS: usize = 16;
-/// Most syntax errors that are kept of one attempt.
-const MOST_ERRORS: usize = super::MOST_DIAGNOSTICS + 1;
+/// Most syntax errors of a text that is read at all.
+const MOST_ERRORS: usize = super::MOST_DIAGNOSTICS;
+/// How deep values may nest; as deep as the `toml` crate takes them.
+const DEEPEST: u32 = 80;
 /// How the parser's message for a line without `=` begins.
 const NO_VALUE: &str = "key with no value";
+
+/// The part of a text before it has more than [`MOST_ERRORS`] syntax errors: the whole, as a rule.
+///
+/// A text that is no TOML at all can have an error for each byte. They are counted here before any is
+/// described, which costs far less.
+pub(super) fn bearable(text: &str) -> Result<(), (&str, usize)> {
+    let mut count = 0_usize;
+    let mut last = None;
+    let mut sink = |error: ParseError| {
+        count += 1;
+        if count == MOST_ERRORS + 1 {
+            last = error.unexpected().or_else(|| error.context()).map(|span| span.start());
+        }
+    };
+    let tokens = Source::new(text).lex().into_vec();
+    let mut nowhere = ();
+    let mut shallow = RecursionGuard::new(&mut nowhere, DEEPEST);
+    toml_parser::parser::parse_document(&tokens, &mut shallow, &mut sink);
+    if count <= MOST_ERRORS {
+        return Ok(());
+    }
+    let end = boundary(text, last.unwrap_or(0));
+    Err((text.get(..end).unwrap_or_default(), count - MOST_ERRORS))
+}
 
 /// Blanks lines that are neither a header nor `key = value`, and reports them.
 ///
 /// The parser gives up the rest of the text at such a line; with the line blanked, the mistakes after it
 /// are found too. Places in the text stay what they are.
-pub(super) fn mend<'t>(text: &'t str, errors: &mut Vec<Diagnostic>) -> Cow<'t, str> {
+pub(super) fn mend<'t>(text: &'t str, base: usize, sink: &mut Sink) -> Cow<'t, str> {
     let mut mended = Cow::Borrowed(text);
     let attempts = (MOST_PARSED / text.len().max(1)).clamp(1, MOST_ATTEMPTS);
     for _ in 1..attempts {
         let (_, found) = DeTable::parse_recoverable(&mended);
         let cut = found.iter().find(|error| error.message().starts_with(NO_VALUE)).and_then(Error::span);
         let Some(line) = cut.and_then(|span| line_of(&mended, span.start)) else { break };
-        errors.push(no_value(&mended, line.clone()));
+        sink.syntax(no_value(&mended, base, line.clone()));
         mended.to_mut().replace_range(line.clone(), &" ".repeat(line.len()));
     }
     mended
 }
 
 /// Parses `text`, keeping the syntax errors.
-pub(super) fn tree<'t>(text: &'t str, errors: &mut Vec<Diagnostic>) -> Spanned<DeTable<'t>> {
+pub(super) fn tree<'t>(text: &'t str, base: usize, sink: &mut Sink) -> Spanned<DeTable<'t>> {
     let (table, found) = DeTable::parse_recoverable(text);
+    sink.drop_more(found.len().saturating_sub(MOST_ERRORS));
     for error in found.into_iter().take(MOST_ERRORS) {
         let span = error.span().unwrap_or(0..0);
         let message = error.message();
-        errors.push(match message.strip_prefix(NO_VALUE).and_then(|_| line_of(text, span.start)) {
-            Some(line) => no_value(text, line),
-            None if message == "duplicate key" => Diagnostic::error("duplicate-key", "this key is given twice")
-                .at(span, "given again here")
-                .help("remove one of the two"),
-            None => Diagnostic::error("syntax", format!("this is not TOML: {message}")).at(span, ""),
+        let at = base + span.start..base + span.end;
+        sink.syntax(match message.strip_prefix(NO_VALUE).and_then(|_| line_of(text, span.start)) {
+            Some(line) => no_value(text, base, line),
+            None if message == "duplicate key" => {
+                Diagnostic::of(rule::DUPLICATE_KEY, "this key is given twice").at(at, "given again here")
+            }
+            None => Diagnostic::of(rule::SYNTAX, format!("this is not TOML: {message}")).at(at, ""),
         });
     }
     table
 }
 
-fn no_value(text: &str, line: Range<usize>) -> Diagnostic {
-    let shown = crate::diagnostic::shown(text.get(line.clone()).unwrap_or_default().trim());
-    Diagnostic::error("syntax", format!("this is not TOML: {shown} is neither a [header] nor key = value"))
-        .at(line, "expected `=` after the key")
+fn no_value(text: &str, base: usize, line: Range<usize>) -> Diagnostic {
+    let shown = shown(text.get(line.clone()).unwrap_or_default().trim());
+    Diagnostic::of(rule::SYNTAX, format!("this is not TOML: {shown} is neither a [header] nor key = value"))
+        .at(base + line.start..base + line.end, "expected `=` after the key")
         .help("write key = value; a text value stands in quotes")
 }
 

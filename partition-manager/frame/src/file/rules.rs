@@ -1,15 +1,16 @@
 //! Rules that span several declarations.
 
-use super::fields::Sink;
 use super::partition::Declared;
+use super::sink::Sink;
 use super::spans::Spans;
 use super::walk::Named;
 use crate::declare::{Frame, IoProcessors, Partition, Pool, ProcessorMode};
 use crate::diagnostic::Diagnostic;
 use crate::name::Name;
 use crate::plan::Subject;
+use crate::rule::{self, Rule};
 use crate::units::Units;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 /// Most claimants that one diagnostic labels.
@@ -17,13 +18,16 @@ const LABELLED: usize = 8;
 
 /// Names and numbers that are declared twice; both claimants are shown.
 pub(super) fn duplicates(pools: &[Named<Pool>], partitions: &[Named<Declared>], sink: &mut Sink) {
-    twice("pool name", pools.iter().map(|pool| (&pool.name.value, &pool.name.span)), sink);
-    twice("partition name", partitions.iter().map(|one| (&one.name.value, &one.name.span)), sink);
+    let pools = pools.iter().filter_map(|pool| pool.place.as_ref().map(|place| (&pool.item.name, place)));
+    twice(rule::DUPLICATE_POOL, "pool name", pools, sink);
+    let names = partitions.iter().filter_map(|one| one.place.as_ref().map(|place| (&one.item.partition.name, place)));
+    twice(rule::DUPLICATE_NAME, "partition name", names, sink);
     let ids = partitions.iter().filter_map(|one| one.item.id.as_ref());
-    twice("partition id", ids.map(|id| (&id.value, &id.span)), sink);
+    twice(rule::DUPLICATE_ID, "partition id", ids.map(|id| (&id.value, &id.span)), sink);
 }
 
 fn twice<'a, K: Ord + std::fmt::Display + 'a>(
+    rule: &'static Rule,
     what: &str,
     declared: impl Iterator<Item = (&'a K, &'a Range<usize>)>,
     sink: &mut Sink,
@@ -35,10 +39,9 @@ fn twice<'a, K: Ord + std::fmt::Display + 'a>(
             continue;
         };
         sink.push(
-            Diagnostic::error("duplicate", format!("the {what} {key} is declared twice"))
+            Diagnostic::of(rule, format!("the {what} {key} is declared twice"))
                 .at(span.clone(), "declared again here")
-                .see((*before).clone(), "first declared here")
-                .help("change one of the two"),
+                .see((*before).clone(), "first declared here"),
         );
     }
 }
@@ -57,20 +60,25 @@ fn place(spans: &Spans, partition: &Partition, key: &str) -> Range<usize> {
 }
 
 fn pools_exist(frame: &Frame, spans: &Spans, sink: &mut Sink) {
+    let declared: BTreeSet<&Name> = frame.pools.iter().map(|pool| &pool.name).collect();
     for partition in &frame.partitions {
         let (pool, key) = match &partition.processors.mode {
             ProcessorMode::Shared { pool, .. } => (pool, "processors.pool"),
             ProcessorMode::Dedicated { io: IoProcessors::Pool(pool) } => (pool, "processors.io"),
             ProcessorMode::Dedicated { io: IoProcessors::Own } => continue,
         };
-        if frame.pools.iter().any(|declared| &declared.name == pool) {
+        if declared.contains(pool) {
+            continue;
+        }
+        if sink.is_full() {
+            sink.drop_more(1);
             continue;
         }
         let near = super::near::nearest(pool.as_str(), frame.pools.iter().map(|pool| pool.name.as_str()));
         let label = near.map_or_else(|| "no such pool".into(), |near| format!("did you mean {near}?"));
         let message = format!("partition {} uses pool {pool}, which is not declared", partition.name);
         let help = format!("declare it: [[pool]] with name = \"{pool}\" and cpus = 1");
-        sink.push(Diagnostic::error("pool-missing", message).at(place(spans, partition, key), label).help(help));
+        sink.push(Diagnostic::of(rule::POOL_MISSING, message).at(place(spans, partition, key), label).help(help));
     }
 }
 
@@ -95,12 +103,12 @@ fn entitlements(frame: &Frame, spans: &Spans, sink: &mut Sink) {
             claims.len()
         );
         let at = spans.find(&Subject::Pool(pool.name.clone()), "cpus").unwrap_or(0..0);
-        let mut diagnostic = Diagnostic::error("units-exceeded", message).at(at, format!("this is {has} units"));
+        let mut diagnostic = Diagnostic::of(rule::UNITS_EXCEEDED, message).at(at, format!("this is {has} units"));
         for (units, partition) in claims.iter().take(LABELLED) {
             let text = format!("partition {} is entitled to {units} at least", partition.name);
             diagnostic = diagnostic.see(place(spans, partition, "processors.units.minimum"), text);
         }
-        sink.push(diagnostic.help("lower a minimum of units, give the pool more cpus, or use another pool"));
+        sink.push(diagnostic);
     }
 }
 
@@ -133,9 +141,9 @@ fn processors(frame: &Frame, spans: &Spans, sink: &mut Sink) {
     claims.sort_by(|a, b| b.0.cmp(&a.0).then_with(|| a.1.start.cmp(&b.1.start)));
     let message = format!("the frame has {} CPU(s), but {sum} are claimed by {} claimant(s)", cpus.len(), claims.len());
     let at = spans.find(&Subject::Frame, "cpus").unwrap_or(0..0);
-    let mut diagnostic = Diagnostic::error("cpus-exceeded", message).at(at, format!("these are {}", cpus.len()));
+    let mut diagnostic = Diagnostic::of(rule::CPUS_EXCEEDED, message).at(at, format!("these are {}", cpus.len()));
     for (_, span, what) in claims.into_iter().take(LABELLED) {
         diagnostic = diagnostic.see(span, what);
     }
-    sink.push(diagnostic.help("lower a minimum or a pool's cpus, reserve less, or give the frame more CPUs"));
+    sink.push(diagnostic);
 }

@@ -1,41 +1,63 @@
 //! Where in the text everything is declared, so that what is found later can point there.
 
 use crate::diagnostic::{Diagnostic, Severity};
-use crate::plan::{Finding, RULES, Subject};
+use crate::plan::{Finding, Subject};
+use crate::rule;
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::sync::Arc;
 
-/// Bytes of the text, by what is declared there and by key, such as `processors.minimum`.
+/// Places of one subject's keys, such as `processors.minimum`; the empty key is the subject itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Spans(BTreeMap<Subject, BTreeMap<String, Range<usize>>>);
+pub(super) struct Keys(BTreeMap<String, Range<usize>>);
+
+impl Keys {
+    /// Notes where a key is declared.
+    pub(super) fn note(&mut self, key: &str, span: Range<usize>) {
+        self.0.insert(key.to_owned(), span);
+    }
+
+    /// Where just this key is declared.
+    pub(super) fn exactly(&self, key: &str) -> Option<Range<usize>> {
+        self.0.get(key).cloned()
+    }
+
+    /// Where a key is declared, or the nearest thing around it that is.
+    fn find(&self, key: &str) -> Option<Range<usize>> {
+        let mut key = key;
+        loop {
+            if let Some(span) = self.0.get(key) {
+                return Some(span.clone());
+            }
+            match key.rsplit_once('.') {
+                Some((around, _)) => key = around,
+                None => return self.0.get("").cloned(),
+            }
+        }
+    }
+}
+
+/// Places by what is declared there and by key. Partitions of one pattern share theirs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Spans(BTreeMap<Subject, Arc<Keys>>);
 
 impl Spans {
-    /// Notes where a key of a subject is declared; the empty key is the subject itself.
-    pub(super) fn note(&mut self, subject: &Subject, key: &str, span: Range<usize>) {
-        self.0.entry(subject.clone()).or_default().insert(key.to_owned(), span);
+    /// Notes where the keys of a subject are declared; what was noted first stays.
+    pub(super) fn note(&mut self, subject: Subject, keys: Arc<Keys>) {
+        self.0.entry(subject).or_insert(keys);
     }
 
     /// Where just this key is declared.
     #[must_use]
     pub fn exactly(&self, subject: &Subject, key: &str) -> Option<Range<usize>> {
-        self.0.get(subject)?.get(key).cloned()
+        self.0.get(subject)?.exactly(key)
     }
 
     /// Where a key is declared, or the nearest thing around it that is: what stands in the file when a
     /// value is a default. None when the subject is not in the file.
     #[must_use]
     pub fn find(&self, subject: &Subject, key: &str) -> Option<Range<usize>> {
-        let keys = self.0.get(subject)?;
-        let mut key = key;
-        loop {
-            if let Some(span) = keys.get(key) {
-                return Some(span.clone());
-            }
-            match key.rsplit_once('.') {
-                Some((around, _)) => key = around,
-                None => return keys.get("").cloned(),
-            }
-        }
+        self.0.get(subject)?.find(key)
     }
 }
 
@@ -43,9 +65,12 @@ impl Spans {
 #[must_use]
 pub fn findings(findings: &[Finding], spans: &Spans, severity: Severity) -> Vec<Diagnostic> {
     let place = |finding: &Finding| {
-        let rule = known(&finding.rule);
-        let mut diagnostic =
-            Diagnostic { severity, help: finding.help.clone(), ..Diagnostic::error(rule, finding.text.clone()) };
+        // A plan that came over a wire may be newer and have rules that are not known here.
+        let rule = rule::find(&finding.rule).unwrap_or(rule::PLAN);
+        let mut diagnostic = Diagnostic { severity, ..Diagnostic::of(rule, finding.text.clone()) };
+        if let Some(help) = &finding.help {
+            diagnostic = diagnostic.help(help.clone());
+        }
         for claim in &finding.claims {
             let text = format!("{} {}", claim.subject, claim.what);
             match spans.find(&claim.subject, &claim.key) {
@@ -56,9 +81,4 @@ pub fn findings(findings: &[Finding], spans: &Spans, severity: Severity) -> Vec<
         diagnostic
     };
     findings.iter().map(place).collect()
-}
-
-/// The rule's name as one that lives as long as the program; a plan that came over a wire may be newer.
-fn known(rule: &str) -> &'static str {
-    RULES.iter().copied().find(|known| *known == rule).unwrap_or("plan")
 }
