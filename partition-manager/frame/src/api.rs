@@ -1,5 +1,6 @@
 //! What the daemons' APIs say: HTTP and JSON over Unix sockets. Sizes are integer bytes.
 
+use crate::assignment::Assignment;
 use crate::declare::Frame;
 use crate::event::Event;
 use crate::inventory::Inventory;
@@ -39,6 +40,10 @@ pub struct PartitionRow {
     pub incarnation: u64,
     /// Seconds since it was last started; absent when inactive.
     pub uptime: Option<f64>,
+    /// What its guest wrote to the exit device ([`crate::platform::EXIT_PORT`]) at its last end; absent when it
+    /// did not, and from the next start on.
+    #[serde(default)]
+    pub exit_status: Option<u32>,
 }
 
 /// One resource with its three values.
@@ -62,8 +67,6 @@ pub struct PartitionDetail {
     pub row: PartitionRow,
     /// Each resource: `processors`, `units`, `memory`, `cpus`, `boot`, ….
     pub resources: BTreeMap<String, Resource>,
-    /// What the guest wrote to its exit device; absent when it did not.
-    pub exit_status: Option<u8>,
     /// Where its processes are confined; empty when they are not.
     pub cgroup: Vec<String>,
 }
@@ -110,6 +113,17 @@ pub struct FrameStatus {
     pub outbox: u64,
     /// Whether the frame is being brought down.
     pub going_down: bool,
+}
+
+/// What is owned now in a running frame.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct FrameAssignment {
+    /// The frame's name.
+    pub frame: Name,
+    /// Who owns what.
+    #[cfg_attr(feature = "openapi", schema(value_type = Object))]
+    pub assignment: Assignment,
 }
 
 /// The service processor's own status.
@@ -257,6 +271,8 @@ pub const LEFT: u8 = 4;
 pub const PARTITIONS: &str = "/v1/partitions";
 /// Path of the frame's status.
 pub const FRAME: &str = "/v1/frame";
+/// Path of what is owned now.
+pub const ASSIGNMENT: &str = "/v1/assignment";
 /// Path that brings the frame down.
 pub const DOWN: &str = "/v1/down";
 /// Path of the event log, to read (GET) and to deliver to (POST).

@@ -91,6 +91,9 @@ registry! {
     PartitionStopped = "D2000002", Informational, Partition,
         "The partition was shut down.",
         "An operator asked for it.", "None.";
+    PartitionExited = "D2000004", Informational, Partition,
+        "The partition ended with an exit status.",
+        "Its guest wrote to the exit device, port 0xf4.", "None; `lpar activate` starts it again.";
     ShutdownEscalated = "D2000003", Predictive, Partition,
         "A rung of the shutdown ladder had no effect in its time; the next one is taken.",
         "The guest does not listen to the request, or is busy or hung.",

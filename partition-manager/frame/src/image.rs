@@ -1,8 +1,11 @@
 //! Kernel images: what a file is, by its first bytes and its length.
 //!
-//! Two kinds start here: ELF (System V ABI, chapters 4 and 5) and the bzImage of Linux on x86
-//! (Linux, Documentation/arch/x86/boot.rst). Only what must hold for the file to be whole is checked; the
-//! loader looks at the rest.
+//! Three kinds start here: ELF (System V ABI, chapters 4 and 5), the bzImage of Linux on x86
+//! (Linux, Documentation/arch/x86/boot.rst), and multiboot kernels ([`multiboot`]), which are ELFs of 32 or 64 bits
+//! or files whose header says what goes where. Only what must hold for the file to be whole is checked; the loader
+//! looks at the rest.
+
+pub mod multiboot;
 
 /// Bytes from the beginning of a file that [`identify`] should be given, if the file has as many. The
 /// program headers of an ELF may lie further back; then they are not checked here.
@@ -17,6 +20,14 @@ pub enum Image {
         entry: u64,
         /// Entry point of the PVH boot protocol, 32-bit; none when the note is absent or not in the head.
         pvh_entry: Option<u32>,
+        /// Whether it has a multiboot header.
+        multiboot: bool,
+        /// Bytes that the file must at least have.
+        needs: u64,
+    },
+    /// A multiboot kernel that is no ELF for x86-64: an ELF of 32 bits, or any file whose multiboot header says
+    /// what goes where.
+    Multiboot {
         /// Bytes that the file must at least have.
         needs: u64,
     },
@@ -31,6 +42,14 @@ pub enum Image {
     },
 }
 
+impl Image {
+    /// Whether it can be given multiboot modules.
+    #[must_use]
+    pub const fn takes_modules(&self) -> bool {
+        matches!(self, Self::Multiboot { .. } | Self::Elf { multiboot: true, .. })
+    }
+}
+
 /// Why a file is no image that can be started.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ImageError {
@@ -38,12 +57,12 @@ pub enum ImageError {
     #[error("the file is empty")]
     Empty,
     /// It begins as neither.
-    #[error("it is neither ELF nor bzImage")]
+    #[error("it is neither ELF nor bzImage nor multiboot")]
     Unknown,
     /// The file ends before the image does.
     #[error("{kind} cut short: needs {needs} bytes, file has {has}")]
     Short {
-        /// `ELF` or `bzImage`.
+        /// `ELF`, `bzImage` or `multiboot image`.
         kind: &'static str,
         /// Bytes that it needs at least.
         needs: u64,
@@ -59,7 +78,7 @@ pub enum ImageError {
     /// A header contradicts itself.
     #[error("the {kind} header is damaged: {why}")]
     Damaged {
-        /// `ELF` or `bzImage`.
+        /// `ELF`, `bzImage` or `multiboot`.
         kind: &'static str,
         /// What contradicts.
         why: &'static str,
@@ -98,6 +117,12 @@ impl<'a> Head<'a> {
         self.bytes(at).map(u64::from_le_bytes)
     }
 
+    /// The field of 4 or 8 bytes at `field.0` behind `at`.
+    fn number(self, at: u64, field: (u64, u64)) -> Option<u64> {
+        let at = at.checked_add(field.0)?;
+        if field.1 == 4 { self.u32(at).map(u64::from) } else { self.u64(at) }
+    }
+
     fn slice(self, at: u64, length: u64) -> Option<&'a [u8]> {
         let (at, length) = (usize::try_from(at).ok()?, usize::try_from(length).ok()?);
         self.0.get(at..at.checked_add(length)?)
@@ -112,39 +137,89 @@ pub fn identify(head: &[u8], length: u64) -> Result<Image, ImageError> {
     if length == 0 || head.is_empty() {
         return Err(ImageError::Empty);
     }
+    let header = multiboot::find(head);
     let head = Head(head);
-    if head.bytes(0) == Some(*b"\x7fELF") {
-        return elf(head, length);
-    }
     // The boot flag and the header's magic (boot.rst, "The Real-Mode Kernel Header").
     if head.u16(0x1fe) == Some(0xaa55) && head.bytes(0x202) == Some(*b"HdrS") {
         return bz_image(head, length);
     }
+    let damaged = |why| ImageError::Damaged { kind: "multiboot", why };
+    if let Some(header) = header {
+        header.check().map_err(damaged)?;
+        if header.is_flat() {
+            let flat = header.flat(length).map_err(damaged)?;
+            let needs = flat.offset + flat.in_file;
+            return if needs > length {
+                Err(ImageError::Short { kind: "multiboot image", needs, has: length })
+            } else {
+                Ok(Image::Multiboot { needs })
+            };
+        }
+    }
+    if head.bytes(0) == Some(*b"\x7fELF") {
+        return elf(head, length, header.is_some());
+    }
     Err(ImageError::Unknown)
 }
 
-const ELF_HEADER: u64 = 64;
-const PROGRAM_HEADER: u64 = 56;
+/// Where an ELF of one class keeps what (System V ABI, figures 4-3 and 5-1).
+struct Class {
+    header: u64,
+    program_header: u64,
+    /// Byte offset and length of: entry, table, then in a program header offset and file size.
+    entry: (u64, u64),
+    table: (u64, u64),
+    offset: (u64, u64),
+    in_file: (u64, u64),
+    /// Byte offset of the size of a program header; the count of them follows.
+    size: u64,
+}
+
+const CLASS_32: Class = Class {
+    header: 52,
+    program_header: 32,
+    entry: (24, 4),
+    table: (28, 4),
+    offset: (4, 4),
+    in_file: (16, 4),
+    size: 42,
+};
+const CLASS_64: Class = Class {
+    header: 64,
+    program_header: 56,
+    entry: (24, 8),
+    table: (32, 8),
+    offset: (8, 8),
+    in_file: (32, 8),
+    size: 54,
+};
 const PT_LOAD: u32 = 1;
 const PT_NOTE: u32 = 4;
 /// The note that names the PVH entry point (Xen, public/elfnote.h, `XEN_ELFNOTE_PHYS32_ENTRY`).
 const PHYS32_ENTRY: u32 = 18;
 
-fn elf(head: Head<'_>, length: u64) -> Result<Image, ImageError> {
+fn elf(head: Head<'_>, length: u64, multiboot: bool) -> Result<Image, ImageError> {
     let short = |needs: u64| ImageError::Short { kind: "ELF", needs, has: length };
     let damaged = |why: &'static str| ImageError::Damaged { kind: "ELF", why };
-    if length < ELF_HEADER {
-        return Err(short(ELF_HEADER));
-    }
     let in_head = || damaged("its first bytes are missing");
-    match (head.u8(4).ok_or_else(in_head)?, head.u8(5).ok_or_else(in_head)?) {
-        (2, 1) => {}
+    if length < CLASS_32.header {
+        return Err(short(CLASS_64.header));
+    }
+    // Only multiboot says how a kernel of 32 bits is started.
+    let class = match (head.u8(4).ok_or_else(in_head)?, head.u8(5).ok_or_else(in_head)?) {
+        (2, 1) => CLASS_64,
+        (1, 1) if multiboot => CLASS_32,
         (1, _) => return Err(ImageError::Machine("32-bit".into())),
         (2, 2) => return Err(ImageError::Machine("big-endian".into())),
         _ => return Err(damaged("no such class or byte order")),
+    };
+    if length < class.header {
+        return Err(short(class.header));
     }
+    let is_wide = class.header == CLASS_64.header;
     match head.u16(18).ok_or_else(in_head)? {
-        62 => {}
+        62 if is_wide => {}
+        3 if !is_wide => {}
         183 => return Err(ImageError::Machine("for AArch64".into())),
         243 => return Err(ImageError::Machine("for RISC-V".into())),
         machine => return Err(ImageError::Machine(format!("for machine {machine}"))),
@@ -156,14 +231,14 @@ fn elf(head: Head<'_>, length: u64) -> Result<Image, ImageError> {
         4 => return Err(ImageError::NotExecutable("it is a core dump")),
         _ => return Err(ImageError::NotExecutable("it is of no known type")),
     }
-    let entry = head.u64(24).ok_or_else(in_head)?;
-    let table = head.u64(32).ok_or_else(in_head)?;
-    let size = u64::from(head.u16(54).ok_or_else(in_head)?);
-    let count = u64::from(head.u16(56).ok_or_else(in_head)?);
+    let entry = head.number(0, class.entry).ok_or_else(in_head)?;
+    let table = head.number(0, class.table).ok_or_else(in_head)?;
+    let size = u64::from(head.u16(class.size).ok_or_else(in_head)?);
+    let count = u64::from(head.u16(class.size + 2).ok_or_else(in_head)?);
     if count == 0 {
         return Err(ImageError::NotExecutable("it has no program header"));
     }
-    if size < PROGRAM_HEADER {
+    if size < class.program_header {
         return Err(damaged("its program headers are too small"));
     }
     let end = |at: u64, bytes: u64| at.checked_add(bytes).ok_or_else(|| damaged("its data ends beyond 16 EiB"));
@@ -175,7 +250,9 @@ fn elf(head: Head<'_>, length: u64) -> Result<Image, ImageError> {
     for index in 0..count {
         let at = end(table, index * size)?;
         // Beyond the head, the loader checks.
-        let (Some(kind), Some(offset), Some(bytes)) = (head.u32(at), head.u64(at + 8), head.u64(at + 32)) else {
+        let (Some(kind), Some(offset), Some(bytes)) =
+            (head.u32(at), head.number(at, class.offset), head.number(at, class.in_file))
+        else {
             loads = true;
             break;
         };
@@ -183,7 +260,7 @@ fn elf(head: Head<'_>, length: u64) -> Result<Image, ImageError> {
             needs = needs.max(end(offset, bytes)?);
         }
         loads |= kind == PT_LOAD;
-        if kind == PT_NOTE && pvh_entry.is_none() {
+        if kind == PT_NOTE && pvh_entry.is_none() && is_wide {
             pvh_entry = head.slice(offset, bytes).and_then(pvh);
         }
     }
@@ -193,7 +270,7 @@ fn elf(head: Head<'_>, length: u64) -> Result<Image, ImageError> {
     if !loads {
         return Err(ImageError::NotExecutable("no program header says what to load"));
     }
-    Ok(Image::Elf { entry, pvh_entry, needs })
+    Ok(if is_wide { Image::Elf { entry, pvh_entry, multiboot, needs } } else { Image::Multiboot { needs } })
 }
 
 /// The PVH entry point among notes, each: length of the name, of the data, type, name, data, padded to 4.
@@ -295,7 +372,7 @@ mod tests {
 
     #[test]
     fn knows_an_elf_and_its_pvh_note() {
-        let expected = Image::Elf { entry: 0x0010_0000, pvh_entry: Some(0x0010_0040), needs: 0x2000 };
+        let expected = Image::Elf { entry: 0x0010_0000, pvh_entry: Some(0x0010_0040), multiboot: false, needs: 0x2000 };
         assert_eq!(of(&elf()), Ok(expected));
     }
 
@@ -324,6 +401,49 @@ mod tests {
         assert!(matches!(with(72, &u64::MAX.to_le_bytes()), ImageError::Damaged { .. }));
     }
 
+    /// A multiboot header without addresses at 0x400.
+    fn with_header(mut image: Vec<u8>) -> Vec<u8> {
+        let sum = 0u32.wrapping_sub(multiboot::MAGIC).wrapping_sub(3);
+        for (at, word) in [(0x400, multiboot::MAGIC), (0x404, 3), (0x408, sum)] {
+            put(&mut image, at, &word.to_le_bytes());
+        }
+        image
+    }
+
+    /// An ELF of 32 bits with one segment of 0x1000 bytes at 0x1000.
+    fn elf_32() -> Vec<u8> {
+        let mut image = vec![0; 0x2000];
+        put(&mut image, 0, b"\x7fELF\x01\x01\x01");
+        for (at, half) in [(16, 2u16), (18, 3), (42, 32), (44, 1)] {
+            put(&mut image, at, &half.to_le_bytes());
+        }
+        for (at, word) in [(24, 0x10_0000u32), (28, 52), (52, PT_LOAD), (56, 0x1000), (68, 0x1000)] {
+            put(&mut image, at, &word.to_le_bytes());
+        }
+        image
+    }
+
+    #[test]
+    fn knows_multiboot_kernels_of_each_kind() {
+        let image = of(&with_header(elf())).unwrap();
+        assert!(matches!(image, Image::Elf { multiboot: true, .. }) && image.takes_modules());
+        let image = of(&with_header(elf_32())).unwrap();
+        assert_eq!((image, image.takes_modules()), (Image::Multiboot { needs: 0x2000 }, true));
+        assert_eq!(of(&elf_32()), Err(ImageError::Machine("32-bit".into())));
+        assert!(matches!(of(&with_header(elf_32())[..0x1800]), Err(ImageError::Short { needs: 0x2000, .. })));
+        assert!(!of(&elf()).unwrap().takes_modules() && !of(&bz_image()).unwrap().takes_modules());
+        // A header with addresses is enough for any file.
+        let sum = 0u32.wrapping_sub(multiboot::MAGIC).wrapping_sub(1 << 16);
+        let words = [multiboot::MAGIC, 1 << 16, sum, 0x10_0000, 0x10_0000, 0x10_0100, 0x10_0200, 0x10_0020];
+        let mut flat: Vec<u8> = words.iter().flat_map(|word: &u32| word.to_le_bytes()).collect();
+        flat.resize(0x100, 0x90);
+        assert_eq!(of(&flat), Ok(Image::Multiboot { needs: 0x100 }));
+        assert!(matches!(of(&flat[..0x80]), Err(ImageError::Short { needs: 0x100, has: 0x80, .. })));
+        let mut wrong = flat.clone();
+        put(&mut wrong, 28, &0u32.to_le_bytes());
+        assert!(matches!(of(&wrong), Err(ImageError::Damaged { kind: "multiboot", .. })));
+    }
+
     #[test]
     fn knows_a_bz_image_and_whether_it_is_whole() {
         let image = bz_image();
@@ -341,7 +461,7 @@ mod tests {
     fn other_files_are_neither() {
         assert_eq!(of(b"#!/bin/sh\n"), Err(ImageError::Unknown));
         assert_eq!(of(b""), Err(ImageError::Empty));
-        assert_eq!(ImageError::Unknown.to_string(), "it is neither ELF nor bzImage");
+        assert_eq!(ImageError::Unknown.to_string(), "it is neither ELF nor bzImage nor multiboot");
     }
 
     proptest! {
@@ -352,15 +472,20 @@ mod tests {
 
         #[test]
         fn never_panics_on_a_damaged_image(
-            kind in any::<bool>(), damage in proptest::collection::vec((any::<usize>(), any::<u8>()), 0..40),
+            kind in 0..4, damage in proptest::collection::vec((any::<usize>(), any::<u8>()), 0..40),
             length in prop_oneof![any::<u64>(), 0..0x3000u64],
         ) {
-            let mut image = if kind { elf() } else { bz_image() };
+            let mut image = match kind {
+                0 => elf(),
+                1 => bz_image(),
+                2 => with_header(elf()),
+                _ => with_header(elf_32()),
+            };
             for (at, byte) in damage {
                 let at = at % 0x240;
                 image[at] = byte;
             }
-            if let Ok(Image::Elf { needs, .. } | Image::BzImage { needs, .. }) = identify(&image, length) {
+            if let Ok(Image::Elf { needs, .. } | Image::BzImage { needs, .. } | Image::Multiboot { needs }) = identify(&image, length) {
                 prop_assert!(needs <= length);
             }
         }

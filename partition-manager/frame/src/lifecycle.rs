@@ -198,6 +198,9 @@ pub struct Lifecycle {
     restarts: Vec<u64>,
     /// Managers that were lost over the activation on its way.
     attempts: u32,
+    /// What the guest wrote to its exit device at its last end.
+    #[serde(default)]
+    exit_status: Option<u32>,
 }
 
 impl Lifecycle {
@@ -216,6 +219,7 @@ impl Lifecycle {
             killed: false,
             restarts: Vec::new(),
             attempts: 0,
+            exit_status: None,
         }
     }
 
@@ -229,6 +233,13 @@ impl Lifecycle {
     #[must_use]
     pub fn reason(&self) -> &str {
         &self.reason
+    }
+
+    /// What the guest wrote to its exit device when it last ended; absent when it did not, and from the next
+    /// start on.
+    #[must_use]
+    pub const fn exit_status(&self) -> Option<u32> {
+        self.exit_status
     }
 
     /// Whether it owns what it was activated with.
@@ -315,6 +326,7 @@ impl Lifecycle {
         self.stopping = None;
         self.ending = None;
         self.killed = false;
+        self.exit_status = None;
         vec![Effect::Make]
     }
 

@@ -40,6 +40,13 @@ pub const KEYBOARD_COMMAND_PORT: u16 = 0x64;
 /// Keyboard controller command that pulses the reset line.
 pub const KEYBOARD_RESET: u8 = 0xfe;
 
+/// The exit device, only where it is asked for: a write of 1, 2 or 4 bytes ends the partition in order, and what
+/// was written is its exit status.
+///
+/// The port is that of QEMU's `isa-debug-exit`, which ends with the value shifted: `value << 1 | 1`, of which a
+/// shell sees the low eight bits. Here the status is the value as it was written, all of its 32 bits.
+pub const EXIT_PORT: u16 = 0xf4;
+
 /// Communication channel: how the frame asks a partition for something, and how it answers.
 ///
 /// Eight ports: a 32-bit signature at +0 (read), the pending request at +4 (read, 8 bits), the answer at

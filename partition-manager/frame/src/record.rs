@@ -122,6 +122,11 @@ pub enum Cause {
     Reset,
     /// The manager stopped it.
     Stopped,
+    /// The guest wrote to its exit device ([`crate::platform::EXIT_PORT`]).
+    Exit {
+        /// What it wrote, as it is, in 1, 2 or 4 bytes.
+        status: u32,
+    },
     /// The guest took a triple fault.
     TripleFault,
     /// KVM could not go on (`KVM_EXIT_INTERNAL_ERROR`).
@@ -155,7 +160,7 @@ impl Cause {
     /// Whether the partition ended as its guest or its operator wanted.
     #[must_use]
     pub const fn is_orderly(&self) -> bool {
-        matches!(self, Self::PowerOff | Self::Reset | Self::Stopped)
+        matches!(self, Self::PowerOff | Self::Reset | Self::Stopped | Self::Exit { .. })
     }
 }
 
@@ -165,6 +170,7 @@ impl std::fmt::Display for Cause {
             Self::PowerOff => f.write_str("the guest powered off"),
             Self::Reset => f.write_str("the guest asked to be restarted"),
             Self::Stopped => f.write_str("stopped by the manager"),
+            Self::Exit { status } => write!(f, "the guest ended with exit status {status}"),
             Self::TripleFault => f.write_str("the guest took a triple fault"),
             Self::InternalError { suberror } => {
                 write!(f, "KVM could not emulate or run the guest (internal error, suberror {suberror})")

@@ -310,6 +310,7 @@ mod tests {
             pid: None,
             incarnation,
             uptime: None,
+            exit_status: None,
         };
         let b = row("b", State::NotActivated, 0);
         for (state, incarnation, done) in [

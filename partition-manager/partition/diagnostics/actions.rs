@@ -50,6 +50,7 @@ pub fn perform(state: &mut State, command: Command) {
             console::say(Line::named().text(": powering off"));
             acpi::power_off()
         }
+        Command::Exit(status) => exit(status, line),
         Command::Reboot => {
             console::say(Line::named().text(": rebooting"));
             acpi::reboot()
@@ -111,6 +112,22 @@ fn info(state: &State, line: &mut Line) {
         .text(if ring0::x2apic() { " apic=x2apic" } else { " apic=xapic" })
         .text(if state.channel { " channel=yes" } else { " channel=no" })
         .field("nmis", probe::interrupts(2));
+}
+
+/// Ends the partition with a status, if it has an exit device.
+fn exit(status: u64, line: &mut Line) {
+    let Ok(status) = u32::try_from(status) else {
+        line.text("refused: an exit status has 32 bits");
+        return;
+    };
+    // Reads of nothing are all ones.
+    if ring0::in8(platform::EXIT_PORT) == u8::MAX {
+        line.text("refused: there is no exit device; the frame file says exit_device = true to have one");
+        return;
+    }
+    console::say(Line::named().text(": exiting with ").number(u64::from(status)));
+    ring0::out32(platform::EXIT_PORT, status);
+    line.text("the exit device did nothing");
 }
 
 fn beats(state: &State, line: &mut Line) {

@@ -27,6 +27,8 @@ pub enum Command {
     Spin,
     /// Halt when there is nothing to do.
     Idle,
+    /// Write this to the exit device.
+    Exit(u64),
     /// Measure this many exits.
     Exits(u64),
     /// Read and write this address.
@@ -59,7 +61,7 @@ pub enum Mistake {
 }
 
 /// The commands, for people.
-pub const HELP: &str = "help info beats reset-beats off reboot crash triple-fault hang spin idle exits N wild ADDRESS \
+pub const HELP: &str = "help info beats reset-beats off exit N reboot crash triple-fault hang spin idle exits N wild ADDRESS \
                         dirty MIB digest storm N deny approve ignore-nmi ignore-button";
 
 /// Reads a line: words between blanks.
@@ -89,6 +91,7 @@ pub fn parse_run(value: &[u8]) -> Result<Command, Mistake> {
 fn build(word: &[u8], argument: Option<&[u8]>) -> Result<Command, Mistake> {
     let number = || argument.and_then(digits::parse).ok_or(Mistake::Argument);
     let command = match word {
+        b"exit" => return number().map(Command::Exit),
         b"exits" => return number().map(Command::Exits),
         b"wild" => return number().map(Command::Wild),
         b"dirty" => return number().map(Command::Dirty),
@@ -121,6 +124,8 @@ mod tests {
     #[test]
     fn lines_are_commands_with_at_most_one_number() {
         assert_eq!(parse(b"beats"), Ok(Command::Beats));
+        assert_eq!(parse(b"exit 7"), Ok(Command::Exit(7)));
+        assert_eq!(parse(b"exit"), Err(Mistake::Argument));
         assert_eq!(parse(b"  exits\t1000 "), Ok(Command::Exits(1000)));
         assert_eq!(parse(b"wild 0xd0000000"), Ok(Command::Wild(0xd000_0000)));
         assert_eq!(parse(b" \t"), Err(Mistake::Empty));
@@ -147,6 +152,6 @@ mod tests {
             assert_ne!(parse(word.as_bytes()), Err(Mistake::Unknown), "{word}");
             named += 1;
         }
-        assert_eq!(named, 20);
+        assert_eq!(named, 21);
     }
 }

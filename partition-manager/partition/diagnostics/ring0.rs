@@ -258,6 +258,12 @@ pub fn out16(port: u16, value: u16) {
     unsafe { core::arch::asm!("out dx, ax", in("dx") port, in("ax") value, options(nomem, nostack)) };
 }
 
+/// Writes a 32-bit word to a port.
+pub fn out32(port: u16, value: u32) {
+    // SAFETY: as for out8.
+    unsafe { core::arch::asm!("out dx, eax", in("dx") port, in("eax") value, options(nomem, nostack)) };
+}
+
 /// Reads a byte from a port.
 pub fn in8(port: u16) -> u8 {
     let value: u8;

@@ -115,18 +115,18 @@ impl Partition {
         let record_file = vm::duplicate(&given.record).map_err(system("a descriptor"))?;
         let record = Arc::new(Record::map(given.record.into()).map_err(LaunchFailure::Record)?);
         let memory = Memory::map(&spec.memory, given.memory)?;
+        let loaded = load(&spec, given.kernel.as_ref(), given.initrd.as_ref(), &given.modules, &memory)?;
         let vm = Vm::new(given.kvm, &memory)?;
-        let devices = devices(&vm, &record, given.doorbell, mailbox)?;
+        let devices = devices(&vm, &record, given.doorbell, mailbox, &spec)?;
         let interrupts: Vec<EventFd> = given.interrupts.into_iter().map(vm::eventfd).collect();
         for (source, eventfd) in spec.interrupts.iter().zip(&interrupts) {
             vm.wire(eventfd, source.gsi)?;
         }
-        let entry = load(&spec, given.kernel.as_ref(), given.initrd.as_ref(), &memory)?;
         let count = spec.processors.len() as u32;
         let mut kit = Kit::new(&vm, count)?;
         let mut processors = Vec::with_capacity(spec.processors.len());
         for (id, processor) in (0..count).zip(&spec.processors) {
-            let fd = kit.build(&vm, id, (id == 0).then_some(&entry))?;
+            let fd = kit.build(&vm, id, (id == 0).then_some(&loaded.entry))?;
             let parts = Parts {
                 id,
                 fd,
@@ -168,21 +168,31 @@ fn or(affinity: &CpuSet, anywhere: &CpuSet) -> CpuSet {
     if affinity.is_empty() { anywhere.clone() } else { affinity.clone() }
 }
 
-fn devices(vm: &Vm, record: &Arc<Record>, doorbell: OwnedFd, mailbox: &Mailbox) -> Result<Arc<Devices>, LaunchFailure> {
+fn devices(
+    vm: &Vm,
+    record: &Arc<Record>,
+    doorbell: OwnedFd,
+    mailbox: &Mailbox,
+    spec: &LaunchSpec,
+) -> Result<Arc<Devices>, LaunchFailure> {
     let interrupt = EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC).map_err(system("the console's interrupt"))?;
     vm.wire(&interrupt, SERIAL_GSI)?;
     let console = Arc::new(Console::new(Arc::clone(record), doorbell, interrupt));
     let channel = Arc::new(Channel::new(mailbox.wake.try_clone().map_err(system("a descriptor"))?));
-    Ok(Arc::new(Devices::new(console, channel, vm.line(SCI_GSI))?))
+    Ok(Arc::new(Devices::new(console, channel, vm.line(SCI_GSI), spec.exit_device)?))
 }
 
 fn load(
     spec: &LaunchSpec,
     kernel: Option<&File>,
     initrd: Option<&File>,
+    modules: &[File],
     memory: &Memory,
-) -> Result<boot::Entry, LaunchFailure> {
-    let (BootSpec::Diagnostics { cmdline } | BootSpec::Kernel { cmdline, .. }) = &spec.boot;
+) -> Result<boot::Loaded, LaunchFailure> {
+    let (cmdline, lines) = match &spec.boot {
+        BootSpec::Diagnostics { cmdline } => (cmdline, &[][..]),
+        BootSpec::Kernel { cmdline, modules, .. } => (cmdline, modules.as_slice()),
+    };
     let kernel = match kernel {
         Some(file) => Source::file("kernel", file)?,
         None => Source::bytes("built-in payload", diagnostics::IMAGE),
@@ -190,5 +200,10 @@ fn load(
     let initrd = initrd.map(|file| Source::file("initial RAM disk", file)).transpose()?;
     // The specification was validated: at most 64.
     let processors = u8::try_from(spec.processors.len()).unwrap_or(u8::MAX);
-    Ok(boot::load(&Boot { kernel, initrd, cmdline, processors }, memory)?)
+    let modules = modules
+        .iter()
+        .zip(lines)
+        .map(|(file, line)| Ok((Source::file("module", file)?, line.as_str())))
+        .collect::<Result<_, BootError>>()?;
+    Ok(boot::load(&Boot { kernel, initrd, modules, cmdline, processors }, memory)?)
 }

@@ -42,7 +42,15 @@ impl Lifecycle {
             return vec![];
         }
         let ending = self.ending.take().or_else(|| end.last.clone().map(|last| Ending::Final(Box::new(last))));
-        let verdict = self.judge(ending.as_ref(), &end);
+        let mut verdict = self.judge(ending.as_ref(), &end);
+        if let Some(Ending::Final(last)) = &ending
+            && let Cause::Exit { status } = last.cause
+        {
+            self.exit_status = Some(status);
+            if verdict.state == State::NotActivated {
+                verdict.reason = format!("exit status {status}");
+            }
+        }
         let mut data = match &ending {
             Some(Ending::Final(last)) => serde_json::json!({
                 "cause": last.cause, "processor": last.processor, "registers": last.registers,
@@ -100,6 +108,11 @@ impl Lifecycle {
                 Cause::PowerOff => Verdict {
                     code: Code::PartitionPoweredOff,
                     text: format!("partition {name} powered itself off"),
+                    ..stopped
+                },
+                Cause::Exit { status } => Verdict {
+                    code: Code::PartitionExited,
+                    text: format!("partition {name} ended with exit status {status}"),
                     ..stopped
                 },
                 _ => stopped,
@@ -164,6 +177,7 @@ fn code_of(cause: &Cause) -> Code {
         Cause::MonitorFailed { .. } => Code::MonitorFailed,
         Cause::PowerOff => Code::PartitionPoweredOff,
         Cause::Reset => Code::PartitionRestarted,
+        Cause::Exit { .. } => Code::PartitionExited,
         Cause::Stopped => Code::PartitionStopped,
     }
 }

@@ -47,6 +47,7 @@ fn ends_have_one_event_each() {
     let ends = [
         (Cause::PowerOff, Code::PartitionPoweredOff, State::NotActivated),
         (Cause::Stopped, Code::PartitionStopped, State::NotActivated),
+        (Cause::Exit { status: 7 }, Code::PartitionExited, State::NotActivated),
         (Cause::Reset, Code::PartitionRestarted, State::Starting),
         (Cause::TripleFault, Code::TripleFault, State::Error),
         (Cause::InternalError { suberror: 1 }, Code::InternalError, State::Error),
@@ -68,6 +69,35 @@ fn ends_have_one_event_each() {
             assert_eq!(life.state(), state);
         }
     }
+}
+
+#[test]
+fn an_exit_status_stays_until_the_next_start() {
+    let mut life = running();
+    assert_eq!(life.exit_status(), None);
+    life.step(10, Input::Ended(last(Cause::Exit { status: 0xdead_beef })));
+    let effects = life.step(11, gone());
+    assert!(effects.contains(&Effect::Answer(Answer::Inactive)));
+    let Effect::Raise { data, text, .. } = &effects[0] else { panic!("{effects:?}") };
+    assert_eq!(data["cause"]["exit"]["status"], 0xdead_beef_u32);
+    assert_eq!(text, "partition a ended with exit status 3735928559");
+    assert_eq!((life.exit_status(), life.reason()), (Some(0xdead_beef), "exit status 3735928559"));
+    // A manager that is replaced finds it in the journal.
+    let kept = serde_json::to_string(&life).unwrap();
+    let mut life: Lifecycle = serde_json::from_str(&kept).unwrap();
+    assert_eq!(life.step(0, Input::Restored { alive: false }), []);
+    assert_eq!(life.exit_status(), Some(0xdead_beef));
+    life.step(12, Input::Activate);
+    assert_eq!((life.exit_status(), life.reason()), (None, ""));
+}
+
+#[test]
+fn an_exit_status_is_kept_also_where_an_operator_asked_for_the_end() {
+    let mut life = running();
+    life.step(10, shutdown(false, false));
+    life.step(11, Input::Ended(last(Cause::Exit { status: 0 })));
+    assert_eq!(codes(&life.step(12, gone())), [Code::PartitionStopped]);
+    assert_eq!((life.exit_status(), life.reason()), (Some(0), "exit status 0"));
 }
 
 #[test]

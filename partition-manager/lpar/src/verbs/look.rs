@@ -107,7 +107,7 @@ pub fn show(common: &Common, name: &Name) -> Outcome {
             if detail.cgroup.is_empty() { "nothing".to_owned() } else { detail.cgroup.join("\n            ") };
         let _ = writeln!(out, "confined in {confined}");
     }
-    if let Some(status) = detail.exit_status {
+    if let Some(status) = row.exit_status {
         let _ = writeln!(out, "exit status {status}");
     }
     let _ = writeln!(out, "availability priority {}\n", row.availability_priority);
@@ -218,6 +218,7 @@ mod tests {
             pid: None,
             incarnation: 0,
             uptime: None,
+            exit_status: None,
         }
     }
 

@@ -75,6 +75,7 @@ mod tests {
             pid: None,
             incarnation: 1,
             uptime: None,
+            exit_status: None,
         };
         let mut known = Known::default();
         let mut seen = Seen { rows: vec![row.clone()], ..Seen::default() };

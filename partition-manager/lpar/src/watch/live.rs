@@ -183,6 +183,7 @@ mod tests {
             pid: Some(9),
             incarnation: 1,
             uptime: Some(2.0),
+            exit_status: None,
         };
         let processor = ProcessorStat { processor: 0, exits: BTreeMap::new(), cpu_time: Some(cpu_time) };
         let stat = PartitionStat { name, processors: vec![processor], console_bytes: 0, resident: None };

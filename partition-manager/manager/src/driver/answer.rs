@@ -185,7 +185,7 @@ impl Driver {
             None => vec![],
         };
         let resources = resources(entry.declaration(), entry.kept.plan.as_ref(), block);
-        PartitionDetail { row: row(entry), resources, exit_status: None, cgroup }
+        PartitionDetail { row: row(entry), resources, cgroup }
     }
 }
 
@@ -223,6 +223,7 @@ pub fn row(entry: &Entry) -> PartitionRow {
         pid: entry.process.as_ref().map(|process| process.identity.pid),
         incarnation: entry.kept.incarnation,
         uptime: entry.kept.started.map(|started| clock::now().saturating_sub(started) as f64 / 1000.0),
+        exit_status: lifecycle.exit_status(),
     }
 }
 

@@ -16,6 +16,11 @@ const HAS_64_BIT_ENTRY: u64 = 1;
 /// Where the 64-bit entry lies in the protected-mode part.
 const ENTRY_64: u64 = 0x200;
 
+/// Whether a file that begins with `head` is a bzImage.
+pub fn is_one(head: &[u8]) -> bool {
+    number(head, 0x1fe, 2) == 0xaa55 && head.get(0x202..0x206) == Some(b"HdrS")
+}
+
 /// Loads the protected-mode part to 1 MiB.
 ///
 /// # Errors
@@ -25,7 +30,7 @@ pub fn load(file: &Source<'_>, memory: &Memory) -> Result<Kernel, BootError> {
     let there = file.length().min(HEAD as u64) as usize;
     file.read("its header", 0, head.get_mut(..there).unwrap_or_default())?;
     let field = |at: usize, length: usize| number(&head, at, length);
-    if field(0x1fe, 2) != 0xaa55 || head.get(0x202..0x206) != Some(b"HdrS") {
+    if !is_one(&head) {
         return Err(BootError::Unknown);
     }
     file.check("its header", 0, HEAD as u64)?;

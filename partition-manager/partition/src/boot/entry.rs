@@ -20,12 +20,14 @@ const TASK_SELECTOR: u16 = 0x20;
 /// How the boot processor starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Entry {
-    /// PVH: 32-bit protected mode, flat segments, no paging, EBX at the start information.
+    /// PVH and multiboot: 32-bit protected mode, flat segments, no paging, EBX at the information.
     Protected {
         /// The first instruction.
         address: u32,
-        /// `hvm_start_info`.
-        start_info: u32,
+        /// `hvm_start_info`, or what multiboot hands over.
+        information: u32,
+        /// What EAX holds.
+        magic: u32,
     },
     /// Linux's 64-bit protocol: long mode, one-to-one page tables, RSI at the zero page.
     Long {
@@ -72,9 +74,13 @@ impl Entry {
         sregs.cr0 = PROTECTED | EXTENSION_TYPE;
         sregs.idt.limit = 0;
         match *self {
-            Self::Protected { address, start_info } => {
-                kvm_regs { rip: address.into(), rbx: start_info.into(), rflags: RESERVED_FLAG, ..Default::default() }
-            }
+            Self::Protected { address, information, magic } => kvm_regs {
+                rip: address.into(),
+                rax: magic.into(),
+                rbx: information.into(),
+                rflags: RESERVED_FLAG,
+                ..Default::default()
+            },
             Self::Long { address, parameters, tables, descriptors } => {
                 sregs.cr0 |= PAGING;
                 sregs.cr3 = tables;

@@ -1,6 +1,6 @@
 //! Linux's 64-bit boot protocol (kernel, Documentation/arch/x86/boot.rst and zero-page.rst).
 
-use super::{BootError, Entry, elf, place, write};
+use super::{BootError, Entry, elf, place, seed, write};
 use crate::acpi;
 use crate::layout::{self, Range};
 use crate::memory::Memory;
@@ -26,13 +26,13 @@ pub struct Kernel {
 
 impl Kernel {
     /// An ELF kernel has no header of its own; this is what a loader must set anyway.
-    pub fn from_elf(kernel: &elf::Kernel) -> Self {
+    pub fn from_elf(kernel: &elf::Parsed) -> Self {
         let mut header = vec![0; SETUP_HEADER.1];
         put(&mut header, 0x1fe - SETUP_HEADER.0, &0xaa55u16.to_le_bytes());
         put(&mut header, 0x202 - SETUP_HEADER.0, b"HdrS");
         put(&mut header, 0x206 - SETUP_HEADER.0, &0x20cu16.to_le_bytes());
         put(&mut header, 0x211 - SETUP_HEADER.0, &[1]);
-        Self { entry: kernel.entry, end: kernel.end, initrd_highest: u32::MAX.into(), header }
+        Self { entry: kernel.entry, end: kernel.end(), initrd_highest: u32::MAX.into(), header }
     }
 }
 
@@ -59,6 +59,7 @@ fn zero_page(kernel: &Kernel, initrd: Option<(u64, u64)>, line: usize, map: &[Ra
     }
     put(&mut page, 0x228, &(place::COMMAND_LINE as u32).to_le_bytes());
     put(&mut page, 0x238, &(line as u32).to_le_bytes());
+    put(&mut page, 0x250, &place::SETUP_DATA.to_le_bytes());
     let map = map.get(..map.len().min(MOST_RANGES)).unwrap_or_default();
     put(&mut page, 0x1e8, &[map.len() as u8]);
     for (index, range) in map.iter().enumerate() {
@@ -74,6 +75,7 @@ fn zero_page(kernel: &Kernel, initrd: Option<(u64, u64)>, line: usize, map: &[Ra
 /// length with its NUL.
 pub fn prepare(memory: &Memory, kernel: &Kernel, initrd: Option<(u64, u64)>, line: usize) -> Result<Entry, BootError> {
     let map = layout::map(memory.bytes());
+    seed::leave(memory)?;
     write(memory, place::BOOT_PARAMETERS, &zero_page(kernel, initrd, line, &map))?;
     write(memory, place::GDT, &Entry::descriptor_table())?;
     write(memory, place::PAGE_TABLES, &identity_map())?;
@@ -116,6 +118,7 @@ mod tests {
         assert_eq!(number(&page, 0x21c, 4), 0x1234);
         assert_eq!(number(&page, 0x228, 4), place::COMMAND_LINE);
         assert_eq!(number(&page, 0x70, 8), acpi::TABLES);
+        assert_eq!(number(&page, 0x250, 8), place::SETUP_DATA);
         assert_eq!(number(&page, 0x1e8, 1), 4);
         assert_eq!(number(&page, 0x2d0 + 3 * 20, 8), frame::platform::HOLE_END);
         assert_eq!(number(&page, 0x1f1, 1), 0xaa);

@@ -35,5 +35,5 @@ pub fn prepare(memory: &Memory, entry: u64, initrd: Option<(u64, u64)>) -> Resul
         entries.extend(0u32.to_le_bytes());
     }
     write(memory, place::MEMORY_MAP, &entries)?;
-    Ok(Entry::Protected { address, start_info: place::START_INFO as u32 })
+    Ok(Entry::Protected { address, information: place::START_INFO as u32, magic: 0 })
 }

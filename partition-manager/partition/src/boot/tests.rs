@@ -16,9 +16,19 @@ fn memory(bytes: u64) -> Memory {
 }
 
 fn start(kernel: &[u8], initrd: Option<&[u8]>, memory: &Memory) -> Result<Entry, BootError> {
+    start_with(kernel, initrd, &[], memory).map(|loaded| loaded.entry)
+}
+
+fn start_with(
+    kernel: &[u8],
+    initrd: Option<&[u8]>,
+    modules: &[(&[u8], &str)],
+    memory: &Memory,
+) -> Result<Loaded, BootError> {
     let boot = Boot {
         kernel: Source::bytes("kernel", kernel),
         initrd: initrd.map(|bytes| Source::bytes("initial RAM disk", bytes)),
+        modules: modules.iter().map(|(bytes, line)| (Source::bytes("module", bytes), *line)).collect(),
         cmdline: "quiet",
         processors: 1,
     };
@@ -59,7 +69,7 @@ fn a_note_makes_it_pvh_and_none_makes_it_linux() {
     let memory = memory(4 * MIB);
     assert_eq!(
         start(&elf(), None, &memory).unwrap(),
-        Entry::Protected { address: 0x10_0004, start_info: place::START_INFO as u32 }
+        Entry::Protected { address: 0x10_0004, information: place::START_INFO as u32, magic: 0 }
     );
     let mut info = [0; 56];
     memory.guest.read_slice(&mut info, GuestAddress(place::START_INFO)).unwrap();

@@ -11,6 +11,11 @@ pub trait Device: Send + Sync + std::fmt::Debug {
     /// Writes the byte at `offset` of the claim. A cause ends the partition.
     fn write(&self, offset: u64, value: u8) -> Option<Cause>;
 
+    /// Writes one access of `bytes` that begins at `offset` of the claim: for devices to which its width matters.
+    fn write_access(&self, offset: u64, bytes: &[u8]) -> Option<Cause> {
+        bytes.iter().zip(offset..).find_map(|(byte, offset)| self.write(offset, *byte))
+    }
+
     /// After the last byte of an exit's data was written: what is better done once than for each byte.
     fn settle(&self) {}
 }
@@ -111,11 +116,9 @@ impl Bus {
     pub fn write(&self, address: u64, size: usize, data: &[u8]) -> Option<Cause> {
         let (device, offset) = self.find(address, size)?;
         for access in data.chunks(size.max(1)) {
-            for (byte, offset) in access.iter().zip(offset..) {
-                if let Some(cause) = device.write(offset, *byte) {
-                    device.settle();
-                    return Some(cause);
-                }
+            if let Some(cause) = device.write_access(offset, access) {
+                device.settle();
+                return Some(cause);
             }
         }
         device.settle();

@@ -3,6 +3,7 @@
 pub mod bus;
 pub mod channel;
 pub mod console;
+pub mod exit;
 pub mod pm;
 pub mod reset;
 pub mod rtc;
@@ -10,7 +11,9 @@ pub mod rtc;
 use bus::{Bus, BusError};
 use channel::Channel;
 use console::Console;
-use frame::platform::{CHANNEL_PORT, KEYBOARD_COMMAND_PORT, KEYBOARD_RESET, PM1A_EVENT_PORT, RESET_PORT, SERIAL_PORT};
+use frame::platform::{
+    CHANNEL_PORT, EXIT_PORT, KEYBOARD_COMMAND_PORT, KEYBOARD_RESET, PM1A_EVENT_PORT, RESET_PORT, SERIAL_PORT,
+};
 use pm::{Line, PowerManagement};
 use reset::{Reset, Rule};
 use std::sync::Arc;
@@ -36,9 +39,14 @@ impl Devices {
     ///
     /// # Errors
     /// When two devices claim an address.
-    pub fn new(console: Arc<Console>, channel: Arc<Channel>, sci: Box<dyn Line>) -> Result<Self, BusError> {
+    pub fn new(
+        console: Arc<Console>,
+        channel: Arc<Channel>,
+        sci: Box<dyn Line>,
+        exit_device: bool,
+    ) -> Result<Self, BusError> {
         let power = Arc::new(PowerManagement::new(sci));
-        let ports = Bus::new(vec![
+        let mut ports = vec![
             bus::Claim::new("rtc", rtc::INDEX_PORT.into(), 2, Arc::new(rtc::Rtc::default())),
             bus::Claim::new("keyboard reset", KEYBOARD_COMMAND_PORT.into(), 1, {
                 Arc::new(Reset::new(Rule::Equals(KEYBOARD_RESET)))
@@ -47,8 +55,11 @@ impl Devices {
             bus::Claim::new("power management", PM1A_EVENT_PORT.into(), pm::PORTS, Arc::clone(&power) as _),
             bus::Claim::new("communication channel", CHANNEL_PORT.into(), 8, Arc::clone(&channel) as _),
             bus::Claim::new("reset", RESET_PORT.into(), 1, Arc::new(Reset::new(Rule::HasBits(reset::PULSE)))),
-        ])?;
-        Ok(Self { console, power, channel, ports, mmio: Bus::new(Vec::new())? })
+        ];
+        if exit_device {
+            ports.push(bus::Claim::new("exit", EXIT_PORT.into(), exit::PORTS, Arc::new(exit::Exit)));
+        }
+        Ok(Self { console, power, channel, ports: Bus::new(ports)?, mmio: Bus::new(Vec::new())? })
     }
 }
 

@@ -5,7 +5,7 @@ use super::guest::{CODE, Code};
 use super::harness::{Partition, Setup, failure, memfd};
 use anyhow::{Context, Result, ensure};
 use frame::cpuset::{CpuSet, HIGHEST};
-use frame::platform::{KEYBOARD_COMMAND_PORT, KEYBOARD_RESET, RESET_PORT, RESET_VALUE, SERIAL_PORT};
+use frame::platform::{EXIT_PORT, KEYBOARD_COMMAND_PORT, KEYBOARD_RESET, RESET_PORT, RESET_VALUE, SERIAL_PORT};
 use frame::record::{CONSOLE_SIZE, CONSOLE_TOTAL_OFFSET, Cause, ExitReason};
 use frame::wire::{Report, Request};
 use kvm_bindings::kvm_run;
@@ -15,6 +15,9 @@ use rustix::mm::{MapFlags, ProtFlags};
 pub const TESTS: &[Test] = &[
     ("power_off_is_orderly", power_off),
     ("a_reset_by_either_way_is_orderly", resets),
+    ("an_exit_status_is_what_the_guest_wrote", exit_status),
+    ("without_an_exit_device_its_port_is_nothing", no_exit_device),
+    ("the_payload_exits_with_a_status", payload_exits),
     ("a_triple_fault_gives_one_final_record_with_registers", triple_fault),
     ("an_instruction_nowhere_is_an_internal_error", internal_error),
     ("accesses_to_nothing_read_all_ones_and_are_counted", nothing),
@@ -42,6 +45,44 @@ fn resets() -> Result<()> {
         let (last, status, _) = Partition::end(&Setup::guest(&Code::new().out8(port, value).spin()))?;
         ensure!(last.cause == Cause::Reset && status == Some(0), "{port:#x}: {last:?} {status:?}");
     }
+    Ok(())
+}
+
+fn exit_status() -> Result<()> {
+    let widths = [
+        (Code::new().out8(EXIT_PORT, 0x85), 0x85),
+        (Code::new().out16(EXIT_PORT, 0xbeef), 0xbeef),
+        (Code::new().eax(0xdead_beef).exit_eax(), 0xdead_beef),
+        (Code::new().eax(0).exit_eax(), 0),
+    ];
+    for (code, expected) in widths {
+        let (last, status, partition) = Partition::end(&Setup::guest(&code.spin()).exit_device())?;
+        ensure!(last.cause == Cause::Exit { status: expected } && status == Some(0), "{last:?} {status:?}");
+        ensure!(partition.concluded()?.as_ref() == Some(&last), "the record says something else");
+    }
+    Ok(())
+}
+
+fn no_exit_device() -> Result<()> {
+    let found = 0x20_0000;
+    let code = Code::new().eax(7).exit_eax().eax(0).in32(EXIT_PORT).store(found).power_off();
+    let (last, _, partition) = Partition::end(&Setup::guest(&code))?;
+    ensure!(last.cause == Cause::PowerOff, "{last:?}");
+    ensure!(partition.guest_word(found.into())? == u64::from(u32::MAX), "something answers");
+    Ok(())
+}
+
+fn payload_exits() -> Result<()> {
+    let mut partition = Partition::run(&Setup::payload("name=alpha"))?;
+    partition.until("ready")?;
+    partition.manager.send(Request::Input(b"exit 7\n".to_vec()))?;
+    partition.until("there is no exit device")?;
+    let mut partition = Partition::run(&Setup::payload("name=alpha").exit_device())?;
+    partition.until("ready")?;
+    partition.manager.send(Request::Input(b"exit 0x100000007\nexit 7\n".to_vec()))?;
+    partition.until("an exit status has 32 bits")?;
+    let last = partition.manager.last()?;
+    ensure!(last.cause == Cause::Exit { status: 7 }, "{last:?}");
     Ok(())
 }
 

@@ -49,6 +49,16 @@ impl Code {
         self.dx(port).raw(&[0x66, 0xb8]).raw(&value.to_le_bytes()).raw(&[0x66, 0xef])
     }
 
+    /// `mov dx, port; out dx, eax`.
+    pub fn out32_eax(self, port: u16) -> Self {
+        self.dx(port).raw(&[0xef])
+    }
+
+    /// Writes EAX to the exit device.
+    pub fn exit_eax(self) -> Self {
+        self.out32_eax(frame::platform::EXIT_PORT)
+    }
+
     /// `in al, port`.
     pub fn in8(self, port: u16) -> Self {
         self.dx(port).raw(&[0xec])

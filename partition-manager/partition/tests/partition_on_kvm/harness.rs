@@ -185,6 +185,8 @@ pub struct Setup {
     pub boot: Boot,
     /// Pins that eventfds raise.
     pub interrupts: Vec<u32>,
+    /// Whether there is an exit device.
+    pub exit_device: bool,
 }
 
 /// What to start.
@@ -208,7 +210,7 @@ impl Setup {
     }
 
     fn new(boot: Boot) -> Self {
-        Self { memory: vec![16], processors: vec![CpuSet::new()], boot, interrupts: vec![] }
+        Self { memory: vec![16], processors: vec![CpuSet::new()], boot, interrupts: vec![], exit_device: false }
     }
 
     /// With this many virtual processors.
@@ -216,10 +218,16 @@ impl Setup {
         Self { processors: vec![CpuSet::new(); count], ..self }
     }
 
+    /// With an exit device.
+    pub fn exit_device(self) -> Self {
+        Self { exit_device: true, ..self }
+    }
+
     /// The specification.
     pub fn spec(&self) -> Result<LaunchSpec> {
         Ok(LaunchSpec {
             name: Name::new("test")?,
+            frame: Name::new("frame")?,
             id: 1,
             incarnation: 1,
             processors: (0..)
@@ -234,7 +242,7 @@ impl Setup {
             },
             topology: Topology::default(),
             pit: None,
-            exit_device: false,
+            exit_device: self.exit_device,
             interrupts: self.interrupts.iter().map(|gsi| InterruptSpec { gsi: *gsi }).collect(),
         })
     }
