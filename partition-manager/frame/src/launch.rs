@@ -24,6 +24,8 @@ pub const MOST_INTERRUPTS: usize = 24;
 pub struct LaunchSpec {
     /// The partition's name.
     pub name: Name,
+    /// The name of the frame that it is in.
+    pub frame: Name,
     /// The partition's number.
     pub id: u32,
     /// How often this partition was started in this frame; tells one process from the next.
@@ -96,7 +98,8 @@ pub struct CacheSpec {
     pub line: u32,
     /// Lines of a set.
     pub ways: u32,
-    /// How many virtual processors share it.
+    /// How many APIC identifiers, a power of two, each group of processors has that shares a cache like it
+    /// (Intel SDM, volume 2, CPUID leaf 4: EAX, bits 25..14, plus one).
     pub shared_by: u32,
 }
 
@@ -291,10 +294,17 @@ impl LaunchSpec {
         if !nodes.is_empty() && self.memory.iter().any(|range| !nodes.contains(&range.node)) {
             return wrong("memory is on a node that is not there");
         }
+        if !caches.iter().all(|cache| cache.shared_by.is_power_of_two()) {
+            return wrong("a cache is shared by a number that is no power of two");
+        }
         let mut places = std::collections::BTreeSet::new();
         let place = |processor: &ProcessorSpec| (processor.place.package, processor.place.core, processor.place.thread);
         if !self.processors.iter().all(|processor| places.insert(place(processor))) {
             return wrong("two processors are in one place");
+        }
+        let all: Vec<Place> = self.processors.iter().map(|processor| processor.place).collect();
+        if crate::topology::ApicLayout::of(&all).is_none() {
+            return wrong("the places need more bits than an APIC identifier has");
         }
         Ok(())
     }
@@ -308,6 +318,7 @@ mod tests {
     fn spec() -> LaunchSpec {
         LaunchSpec {
             name: Name::new("a").unwrap(),
+            frame: Name::new("f").unwrap(),
             id: 1,
             incarnation: 1,
             processors: vec![ProcessorSpec { affinity: CpuSet::new(), place: Place::default() }],

@@ -27,5 +27,6 @@ pub mod root;
 pub mod rule;
 pub mod state;
 pub mod step;
+pub mod topology;
 pub mod units;
 pub mod wire;

@@ -240,6 +240,7 @@ mod tests {
     fn spec() -> LaunchSpec {
         LaunchSpec {
             name: Name::new("a").unwrap(),
+            frame: Name::new("f").unwrap(),
             id: 1,
             incarnation: 1,
             processors: vec![ProcessorSpec { affinity: CpuSet::new(), place: Place::default() }],

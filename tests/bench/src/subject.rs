@@ -127,6 +127,7 @@ impl Subjects {
         let affinity: CpuSet = setup.cpu.into_iter().collect();
         let spec = LaunchSpec {
             name: Name::new("bench")?,
+            frame: Name::new("bench")?,
             id: 1,
             incarnation: 1,
             processors: vec![ProcessorSpec { affinity, place: Place::default() }],

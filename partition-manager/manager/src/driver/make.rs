@@ -10,11 +10,12 @@ use anyhow::{Context, anyhow, bail};
 use frame::assignment::Assignment;
 use frame::declare::{Boot, Partition};
 use frame::inventory::Inventory;
-use frame::launch::{BootSpec, Descriptor, LaunchSpec, MemorySpec, Place, ProcessorSpec, Topology};
+use frame::launch::{BootSpec, Descriptor, LaunchSpec, MemorySpec, ProcessorSpec};
 use frame::lifecycle::Input;
 use frame::name::Name;
 use frame::plan::{PartitionPlan, Subject, plan_for};
 use frame::step::{self, Step};
+use frame::topology;
 use frame::units::Units;
 use frame::wire::Request;
 use os::claim::Claim;
@@ -45,7 +46,7 @@ impl Driver {
         entry.kept.incarnation += 1;
         let incarnation = entry.kept.incarnation;
         self.store(name);
-        let kit = self.equip(name, inventory.nodes.len() > 1)?;
+        let kit = self.equip(name, &inventory)?;
         let mut process = self.start(name, incarnation)?;
         kit.put(&mut process);
         if let Some(entry) = self.entries.get_mut(name) {
@@ -57,17 +58,18 @@ impl Driver {
         Ok(())
     }
 
-    /// Makes or opens what a partition's launch needs: `several` says whether the host has several nodes.
-    fn equip(&mut self, name: &Name, several: bool) -> anyhow::Result<Kit> {
+    /// Makes or opens what a partition's launch needs.
+    fn equip(&mut self, name: &Name, inventory: &Inventory) -> anyhow::Result<Kit> {
         let block = self.settings.frame.memory_block;
         let entry = self.entries.get_mut(name).ok_or_else(|| anyhow!("it is not declared"))?;
         let plan = entry.kept.plan.as_ref().ok_or_else(|| anyhow!("nothing is assigned to it"))?;
         let declared = &entry.kept.declared;
-        let spec = specification(plan, block, entry.kept.incarnation, declared);
+        let frame = &self.settings.frame.name;
+        let spec = specification(plan, inventory, frame, block, entry.kept.incarnation, declared);
         spec.validate()?;
         let mut memory = Vec::new();
         for range in &spec.memory {
-            let made = memory::make(range, several);
+            let made = memory::make(range, inventory.nodes.len() > 1);
             memory.push(made.with_context(|| {
                 format!("{} bytes of memory in pages of {} bytes on node {}", range.bytes, range.pages, range.node)
             })?);
@@ -286,7 +288,7 @@ impl Driver {
         if !self.entries.get(name).is_some_and(waits) {
             return Ok(());
         }
-        let kit = self.equip(name, host::inventory::here()?.nodes.len() > 1)?;
+        let kit = self.equip(name, &host::inventory::here()?)?;
         if let Some(process) = self.entries.get_mut(name).and_then(|entry| entry.process.as_mut()) {
             kit.put(process);
         }
@@ -310,7 +312,15 @@ impl Kit {
 }
 
 /// The launch specification of a partition.
-fn specification(plan: &PartitionPlan, block: u64, incarnation: u64, declared: &Partition) -> LaunchSpec {
+fn specification(
+    plan: &PartitionPlan,
+    inventory: &Inventory,
+    frame: &Name,
+    block: u64,
+    incarnation: u64,
+    declared: &Partition,
+) -> LaunchSpec {
+    let (places, topology) = topology::shown(plan, inventory);
     let memory = plan.memory.iter().map(|extent| MemorySpec {
         node: extent.node,
         bytes: extent.blocks.saturating_mul(block),
@@ -339,7 +349,7 @@ fn specification(plan: &PartitionPlan, block: u64, incarnation: u64, declared: &
         memory: memory.collect(),
         boot,
         interrupts: vec![],
-        topology: Topology::default(),
+        topology,
         pit: declared.pit,
         exit_device: declared.exit_device,
     }
@@ -385,6 +395,7 @@ pub(super) fn remove_socket(path: &Path) -> anyhow::Result<()> {
 mod tests {
     use super::*;
     use frame::cpuset::CpuSet;
+    use frame::inventory::Cpu;
     use frame::plan::{Backing, Extent};
 
     #[test]
@@ -410,7 +421,9 @@ mod tests {
             boot = { payload = "diagnostics", cmdline = "beat=5" }
         "#;
         let declared = frame::file::read(frame).frame.unwrap().partitions.remove(0);
-        let spec = specification(&plan, 2 << 20, 4, &declared);
+        let cpu = |id| Cpu { id, package: 0, core: 0, node: 0 };
+        let inventory = Inventory { cpus: vec![cpu(2), cpu(3)], ..Inventory::default() };
+        let spec = specification(&plan, &inventory, &Name::new("t").unwrap(), 2 << 20, 4, &declared);
         assert_eq!(spec.validate(), Ok(()));
         assert_eq!(spec.boot, BootSpec::Diagnostics { cmdline: "name=a beat=5".into() });
         assert_eq!(spec.memory, [MemorySpec { node: 0, bytes: 6 << 20, pages: 4096 }]);
