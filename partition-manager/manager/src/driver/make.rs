@@ -339,11 +339,14 @@ fn specification(
     };
     LaunchSpec {
         name: plan.name.clone(),
+        frame: frame.clone(),
         id: plan.id,
         incarnation,
-        processors: (0..)
-            .zip(&plan.processors)
-            .map(|(core, cpus)| ProcessorSpec { affinity: cpus.clone(), place: Place { core, ..Place::default() } })
+        processors: plan
+            .processors
+            .iter()
+            .zip(places)
+            .map(|(cpus, place)| ProcessorSpec { affinity: cpus.clone(), place })
             .collect(),
         io: plan.io.clone(),
         memory: memory.collect(),
