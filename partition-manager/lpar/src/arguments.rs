@@ -1,7 +1,7 @@
 //! What can be typed.
 
 use crate::duration;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use frame::name::Name;
 use frame::state::State;
 use std::path::PathBuf;
@@ -45,6 +45,35 @@ pub struct Which {
     pub name: Name,
 }
 
+/// When output has colours.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Colour {
+    /// On a terminal that shows them, unless `NO_COLOR` is set.
+    #[default]
+    Auto,
+    /// Always.
+    Always,
+    /// Never.
+    Never,
+}
+
+/// Options of `plan`.
+#[derive(Clone, Debug, Args)]
+pub struct PlanOptions {
+    /// Plan for the host described in this JSON file instead of this host.
+    #[arg(long, value_name = "FILE")]
+    pub inventory: Option<PathBuf>,
+    /// Draw the plan into this file as SVG; - is standard output.
+    #[arg(long, value_name = "FILE")]
+    pub svg: Option<PathBuf>,
+    /// List every partition, also where they are many.
+    #[arg(long)]
+    pub all: bool,
+    /// When to use colours.
+    #[arg(long, value_enum, value_name = "WHEN", default_value_t)]
+    pub color: Colour,
+}
+
 /// What to do.
 #[derive(Clone, Debug, Subcommand)]
 pub enum Verb {
@@ -57,9 +86,9 @@ pub enum Verb {
     Plan {
         /// The frame file.
         file: PathBuf,
-        /// Plan for the host described in this JSON file instead of this host.
-        #[arg(long, value_name = "FILE")]
-        inventory: Option<PathBuf>,
+        /// For which machine, and how it is drawn.
+        #[command(flatten)]
+        options: PlanOptions,
     },
     /// Bring a frame up and supervise it until Ctrl-C; or, detached, in the background.
     Up {
@@ -139,10 +168,10 @@ pub enum Verb {
         #[arg(short = 'n', value_name = "NUMBER")]
         newest: Option<usize>,
     },
-    /// Explain a reference code.
+    /// Explain a reference code or a rule of the frame file; without one, list them all.
     Explain {
-        /// The code, eight characters, as in the event log.
-        code: String,
+        /// The code, eight characters, as in the event log; or the rule, as `lpar check` says it.
+        code: Option<String>,
     },
     /// Say what this host can do for a frame, and what it lacks.
     Doctor {

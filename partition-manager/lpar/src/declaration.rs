@@ -1,19 +1,39 @@
 //! A frame file with all that can be said of it before anything is made.
 
-use crate::failure::{Failure, Outcome};
+use crate::failure::{Failure, Outcome, refuse};
 use crate::show::plain;
-use anyhow::Context;
 use frame::assignment::Assignment;
 use frame::declare::Frame;
 use frame::diagnostic::{Diagnostic, Severity, any_error};
-use frame::file::check::{FileFact, FileFacts, Purpose, against, files};
-use frame::file::{LARGEST_FILE, Reading, Style, findings, json, read_bytes, render_styled};
+use frame::file::check::{FileFact, FileFacts, Purpose, against, files, sockets};
+use frame::file::{
+    Included, LARGEST_FILE, Library, Reading, Style, Unavailable, findings, json, read_bytes, render_styled,
+};
 use frame::image;
 use frame::inventory::Inventory;
 use frame::plan::{Plan, plan};
+use frame::root::Root;
+use frame::rule::Rule;
+use os::regular::{self, RegularError};
 use std::fs::File;
 use std::io::{IsTerminal, Read};
 use std::path::{Path, PathBuf};
+
+/// The files of the host, as a frame file in `directory` includes them.
+struct Files<'d> {
+    directory: &'d Path,
+}
+
+impl Library for Files<'_> {
+    fn read(&mut self, path: &Path, most: usize) -> Result<Included, Unavailable> {
+        match regular::read(&self.directory.join(path), most) {
+            Ok(file) => Ok(Included { identity: file.path, bytes: file.bytes }),
+            Err(RegularError::Missing) => Err(Unavailable::Missing),
+            Err(RegularError::Unreadable(error)) => Err(Unavailable::Unreadable(error.to_string())),
+            Err(RegularError::Kind(kind)) => Err(Unavailable::NoFile(kind.into())),
+        }
+    }
+}
 
 /// A frame file that was read.
 #[derive(Debug)]
@@ -22,7 +42,6 @@ pub struct Declaration {
     label: String,
     /// Its absolute path.
     path: PathBuf,
-    text: String,
     reading: Reading,
 }
 
@@ -32,24 +51,24 @@ impl Declaration {
     /// # Errors
     /// When the file itself cannot be read; its mistakes are diagnostics.
     pub fn load(path: &Path) -> Outcome<Self> {
-        let shown = || path.display();
-        let absolute =
-            std::fs::canonicalize(path).with_context(|| format!("cannot find the frame file {}", shown()))?;
-        let opened = File::open(&absolute).with_context(|| format!("cannot open the frame file {}", shown()))?;
-        let mut bytes = Vec::new();
-        // One byte more than allowed, so that a file that is too large is seen to be.
-        opened
-            .take(LARGEST_FILE as u64 + 1)
-            .read_to_end(&mut bytes)
-            .with_context(|| format!("cannot read the frame file {}", shown()))?;
-        let mut reading = read_bytes(&bytes);
+        let file = match regular::read(path, LARGEST_FILE) {
+            Ok(file) => file,
+            Err(RegularError::Unreadable(error)) => {
+                return Err(anyhow::Error::from(error)
+                    .context(format!("cannot read the frame file {}", path.display()))
+                    .into());
+            }
+            Err(error) => refuse!("the frame file {} {error}", path.display()),
+        };
+        let absolute = file.path;
+        let directory = absolute.parent().unwrap_or_else(|| Path::new("/"));
+        let label = path.to_string_lossy().into_owned();
+        let mut reading = read_bytes(&label, &absolute, &file.bytes, &mut Files { directory });
         if let Some(frame) = &reading.frame {
-            let directory = absolute.parent().unwrap_or_else(|| Path::new("/"));
             let facts = facts(frame, directory);
             reading.diagnostics.extend(against(frame, &reading.spans, &facts));
         }
-        let text = String::from_utf8_lossy(&bytes).into_owned();
-        Ok(Self { label: path.to_string_lossy().into_owned(), path: absolute, text, reading })
+        Ok(Self { label, path: absolute, reading })
     }
 
     /// Its absolute path.
@@ -74,7 +93,12 @@ impl Declaration {
     /// Decides who gets what on `inventory`, and adds what the decision finds to the diagnostics, beside what is
     /// wrong with the files that the frame names. None when there is no frame or no plan.
     pub fn plan(&mut self, inventory: &Inventory) -> Option<Plan> {
-        let decided = plan(self.reading.frame.as_ref()?, inventory, &Assignment::new());
+        self.plan_against(inventory, &Assignment::new())
+    }
+
+    /// As [`Declaration::plan`], keeping what is owned now.
+    pub fn plan_against(&mut self, inventory: &Inventory, owned: &Assignment) -> Option<Plan> {
+        let decided = plan(self.reading.frame.as_ref()?, inventory, owned);
         let (plan, severity, found) = match decided {
             Ok(plan) => {
                 let warnings = plan.warnings.clone();
@@ -86,15 +110,22 @@ impl Declaration {
         plan
     }
 
-    /// Adds a warning that points nowhere.
-    pub fn warn(&mut self, rule: &'static str, message: String) {
-        self.reading.diagnostics.push(Diagnostic::warning(rule, message));
+    /// Adds a diagnostic that points nowhere.
+    pub fn say(&mut self, rule: &'static Rule, message: String) {
+        self.reading.diagnostics.push(Diagnostic::of(rule, message));
+    }
+
+    /// Checks that the sockets of the frame can be bound at `root`.
+    pub fn at_root(&mut self, root: &Root) {
+        if let Some(frame) = &self.reading.frame {
+            self.reading.diagnostics.extend(sockets(frame, &self.reading.spans, root));
+        }
     }
 
     /// The diagnostics as JSON.
     #[must_use]
     pub fn json(&self) -> serde_json::Value {
-        json(&self.reading.diagnostics, &self.text, &self.label)
+        json(&self.reading.diagnostics, &self.reading.sources)
     }
 
     /// Prints the diagnostics on standard error, as rustc does, and fails when one of them is an error.
@@ -103,7 +134,7 @@ impl Declaration {
     /// [`Failure::Said`].
     pub fn judge(&self) -> Outcome {
         let style = if std::io::stderr().is_terminal() { Style::Coloured } else { Style::Plain };
-        let shown = render_styled(&self.reading.diagnostics, &self.text, &self.label, style);
+        let shown = render_styled(&self.reading.diagnostics, &self.reading.sources, style);
         if !shown.is_empty() {
             crate::failure::say!("{}", shown.trim_end());
         }
@@ -120,8 +151,8 @@ impl Declaration {
             return self.judge();
         }
         for diagnostic in &self.reading.diagnostics {
-            let at = diagnostic.start().map(|start| line_of(&self.text, start));
-            let place = at.map_or_else(|| self.label.clone(), |line| format!("{}:{line}", self.label));
+            let at = diagnostic.start().map(|start| self.reading.sources.position(start));
+            let place = at.map_or_else(|| self.label.clone(), |(file, line, _)| format!("{file}:{line}"));
             crate::failure::say!("warning: {} ({})", plain(&diagnostic.message), plain(&place));
         }
         Ok(())
@@ -134,11 +165,6 @@ impl Declaration {
     pub fn verdict(&self) -> Outcome {
         if any_error(&self.reading.diagnostics) { Err(Failure::Said) } else { Ok(()) }
     }
-}
-
-/// The line, from 1, that a byte of a text is in.
-fn line_of(text: &str, at: usize) -> usize {
-    text.bytes().take(at).filter(|byte| *byte == b'\n').count() + 1
 }
 
 /// Looks at every file that the frame names.
@@ -195,14 +221,30 @@ mod tests {
     }
 
     #[test]
-    fn lines_count_from_one() {
-        let numbers: Vec<usize> = (0..4).map(|at| line_of("a\nb", at)).collect();
-        assert_eq!(numbers, [1, 1, 2, 2]);
+    fn included_files_belong_to_the_frame() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("f.toml");
+        std::fs::create_dir(directory.path().join("sub")).unwrap();
+        std::fs::write(&file, "include = [\"sub/t.toml\"]\n[frame]\nname = \"f\"\n").unwrap();
+        let partition = "[[partition]]\nname = \"a\"\nprocessors = { mode = \"dedicated\", desired = 1 }\nmemory = { desired = \"2MiB\" }\nboot = { kernel = \"k\" }\n";
+        std::fs::write(directory.path().join("sub/t.toml"), partition).unwrap();
+        let declaration = Declaration::load(&file).unwrap();
+        let json = declaration.json();
+        let label = directory.path().join("sub/t.toml");
+        assert_eq!((json[0]["rule"].as_str(), json[0]["file"].as_str()), (Some("file-missing"), label.to_str()));
+        assert_eq!((json[0]["line"].as_u64(), json[0]["claimants"][0]["column"].as_u64()), (Some(5), Some(10)));
+        // Nothing is waited for, and nothing is opened that could do something.
+        std::fs::remove_file(directory.path().join("sub/t.toml")).unwrap();
+        let pipe = directory.path().join("sub/t.toml");
+        rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR, 0).unwrap();
+        assert_eq!(Declaration::load(&file).unwrap().json()[0]["rule"], "include-kind");
+        let error = Declaration::load(&pipe).unwrap_err().to_string();
+        assert!(error.contains("a pipe"), "{error}");
     }
 
     #[test]
     fn a_file_that_is_not_there_is_said() {
         let error = Declaration::load(Path::new("/nowhere/frame.toml")).unwrap_err().to_string();
-        assert!(error.contains("/nowhere/frame.toml") && error.contains("No such file"), "{error}");
+        assert!(error.contains("/nowhere/frame.toml") && error.contains("is not there"), "{error}");
     }
 }

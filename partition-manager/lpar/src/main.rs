@@ -5,6 +5,7 @@ mod console;
 mod daemons;
 mod declaration;
 mod down;
+mod draw;
 mod duration;
 mod failure;
 mod host;
@@ -35,7 +36,7 @@ fn main() -> ExitCode {
 fn run(Arguments { common, verb }: Arguments) -> Outcome {
     match verb {
         Verb::Check { file } => verbs::check(&common, &file),
-        Verb::Plan { file, inventory } => verbs::plan(&common, &file, inventory.as_deref()),
+        Verb::Plan { file, options } => verbs::plan(&common, &file, &options),
         Verb::Up { file, detach } => up::up(&common, &file, detach),
         Verb::Down { immediate } => down::down(&common, DownRequest { immediate }),
         Verb::Ls { fields, header } => verbs::ls(&common, fields.as_deref(), header),
@@ -48,7 +49,7 @@ fn run(Arguments { common, verb }: Arguments) -> Outcome {
         Verb::Console { which, force, history } => console::run(&common, &which.name, force, history),
         Verb::Stat { name } => verbs::stat(&common, name.as_ref()),
         Verb::Events { follow, newest } => verbs::events(&common, follow, newest),
-        Verb::Explain { code } => verbs::explain(&common, &code),
+        Verb::Explain { code } => verbs::explain(&common, code.as_deref()),
         Verb::Doctor { inventory } => verbs::doctor(&common, inventory),
         Verb::Supervise { run, state, file, immediate } => {
             up::supervise(Root { run, state }, file.as_deref(), immediate)

@@ -2,13 +2,17 @@
 
 mod control;
 mod events;
+mod explain;
 mod look;
 mod offline;
+mod plan;
 
 pub use control::{activate, shutdown, wait};
+pub use explain::explain;
 pub use events::{events, line as event_line};
 pub use look::{ls, partitions_table, show, stat};
-pub use offline::{check, doctor, explain, plan};
+pub use offline::{check, doctor};
+pub use plan::plan;
 
 use crate::failure::Outcome;
 use serde::Serialize;

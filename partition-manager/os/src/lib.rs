@@ -13,3 +13,4 @@ pub mod notify;
 pub mod packet;
 pub mod peer;
 pub mod process;
+pub mod regular;
