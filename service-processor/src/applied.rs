@@ -5,11 +5,26 @@ use crate::errors::Error;
 use crate::record::replace;
 use crate::store::{AppliedText, Store};
 use frame::declare::Frame;
-use frame::diagnostic::any_error;
-use frame::file::{LARGEST_FILE, read, render};
+use frame::file::{Included, LARGEST_FILE, Library, Reading, Remembered, Unavailable, read_bytes, render};
 use frame::root::Root;
-use std::io::Read;
+use os::regular::{self, RegularError};
 use std::path::Path;
+
+/// The files of the host, as a frame file in `directory` includes them.
+struct Files<'d> {
+    directory: &'d Path,
+}
+
+impl Library for Files<'_> {
+    fn read(&mut self, path: &Path, most: usize) -> Result<Included, Unavailable> {
+        match regular::read(&self.directory.join(path), most) {
+            Ok(file) => Ok(Included { identity: file.path, bytes: file.bytes }),
+            Err(RegularError::Missing) => Err(Unavailable::Missing),
+            Err(RegularError::Unreadable(error)) => Err(Unavailable::Unreadable(error.to_string())),
+            Err(RegularError::Kind(kind)) => Err(Unavailable::NoFile(kind.into())),
+        }
+    }
+}
 
 /// Puts a frame in force and tells the manager of it: the one that `file` declares, or without `file` the one
 /// that was in force before.
@@ -19,15 +34,14 @@ use std::path::Path;
 pub fn apply(root: &Root, file: Option<&Path>, store: Option<&mut Store>) -> Result<Frame, Error> {
     let frame = match (file, store) {
         (Some(file), store) => {
-            let text = load(file)?;
-            let frame = understand(&text)?;
+            let (text, frame) = load(file)?;
             if let Some(store) = store {
                 store.apply(&text, clock::wall())?;
             }
             frame
         }
         (None, store) => match store.map(|store| store.applied()).transpose()?.flatten() {
-            Some(text) => understand(&text)?,
+            Some(text) => recall(text)?,
             // The event log was lost; what runs was still declared by somebody.
             None => handed_over(root)?,
         },
@@ -42,22 +56,35 @@ pub fn apply(root: &Root, file: Option<&Path>, store: Option<&mut Store>) -> Res
     Ok(frame)
 }
 
-fn load(file: &Path) -> Result<AppliedText, Error> {
-    let path = std::fs::canonicalize(file).map_err(Error::file("find", file))?;
-    let opened = std::fs::File::open(&path).map_err(Error::file("open", &path))?;
-    let mut text = String::new();
-    // One byte more than allowed, so that a file that is too large is seen to be.
-    opened.take(LARGEST_FILE as u64 + 1).read_to_string(&mut text).map_err(Error::file("read", &path))?;
-    Ok(AppliedText { path, text })
+/// Reads a frame file and what it includes, and keeps all texts: what is in force does not change when a file
+/// does.
+fn load(file: &Path) -> Result<(AppliedText, Frame), Error> {
+    let read = regular::read(file, LARGEST_FILE).map_err(|error| match error {
+        RegularError::Unreadable(source) => Error::file("read", file)(source),
+        RegularError::Missing => Error::file("find", file)(std::io::ErrorKind::NotFound.into()),
+        RegularError::Kind(_) => Error::file("read", file)(std::io::Error::other(error.to_string())),
+    })?;
+    let path = read.path;
+    let reading = read_bytes(&path.to_string_lossy(), &path, &read.bytes, &mut Files { directory: directory(&path) });
+    let text = reading.sources.iter().next().map(|source| source.text.to_string()).unwrap_or_default();
+    let included = reading.sources.included().map(|source| (source.path.clone(), source.text.to_string())).collect();
+    let frame = understand(reading, &path)?;
+    Ok((AppliedText { path, text, included }, frame))
 }
 
-fn understand(applied: &AppliedText) -> Result<Frame, Error> {
-    let reading = read(&applied.text);
+/// Reads what was kept of a frame file.
+fn recall(applied: AppliedText) -> Result<Frame, Error> {
+    let AppliedText { path, text, included } = applied;
+    let reading = read_bytes(&path.to_string_lossy(), &path, text.as_bytes(), &mut Remembered(included));
+    understand(reading, &path)
+}
+
+fn understand(reading: Reading, path: &Path) -> Result<Frame, Error> {
     match reading.frame {
-        Some(frame) if !any_error(&reading.diagnostics) => Ok(frame.with_paths_from(directory(&applied.path))),
-        _ => {
-            let shown = render(&reading.diagnostics, &applied.text, &applied.path.to_string_lossy());
-            Err(Error::Mistakes { path: applied.path.clone(), shown })
+        Some(frame) => Ok(frame.with_paths_from(directory(path))),
+        None => {
+            let shown = render(&reading.diagnostics, &reading.sources);
+            Err(Error::Mistakes { path: path.to_owned(), shown })
         }
     }
 }
@@ -129,6 +156,23 @@ mod tests {
         assert_eq!(apply(&place.root, None, Some(&mut store)).unwrap(), first);
         // Nor when the database is lost.
         assert_eq!(apply(&place.root, None, None).unwrap(), first);
+    }
+
+    #[test]
+    fn what_was_included_stays_in_force_too() {
+        let (head, tenants) = TEXT.split_at(TEXT.find("[[partition]]").unwrap());
+        let place = place(&format!("include = [\"sub/tenants.toml\"]\n{head}"));
+        let sub = place.file.parent().unwrap().join("sub");
+        std::fs::create_dir(&sub).unwrap();
+        std::fs::write(sub.join("tenants.toml"), tenants).unwrap();
+        let mut store = Store::open(&place.root.event_database()).unwrap();
+        let first = apply(&place.root, Some(&place.file), Some(&mut store)).unwrap();
+        let Boot::Kernel { kernel, .. } = &first.partitions[0].boot else { panic!("{first:?}") };
+        assert_eq!(*kernel, sub.join("k/vmlinuz"));
+        std::fs::remove_dir_all(&sub).unwrap();
+        assert_eq!(apply(&place.root, None, Some(&mut store)).unwrap(), first);
+        assert!(apply(&place.root, Some(&place.file), Some(&mut store)).is_err());
+        assert_eq!(apply(&place.root, None, Some(&mut store)).unwrap(), first);
     }
 
     #[test]

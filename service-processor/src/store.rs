@@ -3,6 +3,7 @@
 use frame::event::{Event, LoggedEvent};
 use os::database::{Durability, open};
 use rusqlite::{Connection, OptionalExtension, params};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// Most events in one answer.
@@ -30,7 +31,7 @@ const STEPS: &[&str] = &["CREATE TABLE events (
     CREATE TABLE incarnations (
         id INTEGER PRIMARY KEY AUTOINCREMENT,
         time INTEGER NOT NULL
-    ) STRICT;"];
+    ) STRICT;", "ALTER TABLE applied ADD COLUMN included TEXT NOT NULL DEFAULT '{}';"];
 
 /// The frame file in force, as it was when it was applied.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,6 +40,8 @@ pub struct AppliedText {
     pub path: PathBuf,
     /// Its text.
     pub text: String,
+    /// The files that it included, by the path as the frame file's directory sees it, with their texts.
+    pub included: BTreeMap<PathBuf, String>,
 }
 
 /// The event log's database.
@@ -150,9 +153,10 @@ impl Store {
             return Ok(());
         }
         use std::os::unix::ffi::OsStrExt;
+        let included = text(&applied.included)?;
         self.connection.execute(
-            "INSERT INTO applied (time, path, text) VALUES (?1, ?2, ?3)",
-            params![signed(time), applied.path.as_os_str().as_bytes(), applied.text],
+            "INSERT INTO applied (time, path, text, included) VALUES (?1, ?2, ?3, ?4)",
+            params![signed(time), applied.path.as_os_str().as_bytes(), applied.text, included],
         )?;
         Ok(())
     }
@@ -163,10 +167,13 @@ impl Store {
     /// When it cannot be read.
     pub fn applied(&self) -> rusqlite::Result<Option<AppliedText>> {
         use std::os::unix::ffi::OsStringExt;
-        let sql = "SELECT path, text FROM applied ORDER BY id DESC LIMIT 1";
+        let sql = "SELECT path, text, included FROM applied ORDER BY id DESC LIMIT 1";
         let read = |row: &rusqlite::Row<'_>| {
             let path = PathBuf::from(std::ffi::OsString::from_vec(row.get(0)?));
-            Ok(AppliedText { path, text: row.get(1)? })
+            let included = serde_json::from_str(&row.get::<_, String>(2)?).map_err(|error| {
+                rusqlite::Error::FromSqlConversionFailure(2, rusqlite::types::Type::Text, Box::new(error))
+            })?;
+            Ok(AppliedText { path, text: row.get(1)?, included })
         };
         self.connection.query_row(sql, [], read).optional()
     }
@@ -184,8 +191,8 @@ impl Store {
     }
 }
 
-fn text(event: &Event) -> rusqlite::Result<String> {
-    serde_json::to_string(event).map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))
+fn text(value: &impl serde::Serialize) -> rusqlite::Result<String> {
+    serde_json::to_string(value).map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))
 }
 
 /// SQLite counts in signed numbers; those beyond them are cut to the largest, which no clock reaches.
@@ -254,8 +261,12 @@ mod tests {
     fn the_applied_file_and_incarnations_survive() {
         let (directory, mut store) = store();
         assert_eq!(store.applied().unwrap(), None);
-        let first = AppliedText { path: "/a/one.toml".into(), text: "x".into() };
-        let second = AppliedText { path: "/a/two.toml".into(), text: "y".into() };
+        let first = AppliedText { path: "/a/one.toml".into(), text: "x".into(), included: BTreeMap::new() };
+        let second = AppliedText {
+            path: "/a/two.toml".into(),
+            text: "y".into(),
+            included: BTreeMap::from([("sub/t.toml".into(), "z".into())]),
+        };
         for applied in [&first, &second, &second] {
             store.apply(applied, 1).unwrap();
         }

@@ -2,7 +2,10 @@
 
 use crate::poller::Token;
 use crate::record::Record;
-use frame::api::{DownRequest, FrameStatus, PartitionDetail, PartitionRow, PartitionStat, ShutdownRequest, WaitAnswer};
+use frame::api::{
+    DownRequest, FrameAssignment, FrameStatus, PartitionDetail, PartitionRow, PartitionStat, ShutdownRequest,
+    WaitAnswer,
+};
 use frame::name::Name;
 use frame::state::State;
 use std::os::fd::OwnedFd;
@@ -79,6 +82,8 @@ pub enum Request {
     Stat(Name, Reply<PartitionStat>),
     /// The frame.
     Frame(Reply<FrameStatus>),
+    /// What is owned now.
+    Assignment(Reply<Box<FrameAssignment>>),
     /// Start a partition; answered when it runs or failed.
     Activate(Name, Reply<PartitionRow>),
     /// End a partition; answered when it has ended, or runs again where that was asked for.

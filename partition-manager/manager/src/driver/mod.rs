@@ -22,6 +22,7 @@ use crate::{clock, host};
 use anyhow::Context as _;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use entry::Entry;
+use frame::api::FrameAssignment;
 use frame::cpuset::CpuSet;
 use frame::declare::Frame;
 use frame::ladder::Rung;
@@ -369,6 +370,10 @@ impl Driver {
             }
             Request::Frame(reply) => {
                 let _ = reply.send(Ok(self.status()));
+            }
+            Request::Assignment(reply) => {
+                let frame = self.settings.frame.name.clone();
+                let _ = reply.send(Ok(Box::new(FrameAssignment { frame, assignment: self.assignment() })));
             }
             Request::Activate(name, reply) => self.activate(name, reply),
             Request::Shutdown(name, request, reply) => self.shutdown(name, request, reply),

@@ -11,8 +11,8 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use crossbeam_channel::{Sender, TrySendError};
 use frame::api::{
-    DOWN, DownRequest, ErrorBody, FRAME, FrameStatus, OPENAPI, PartitionDetail, PartitionRow, PartitionStat,
-    ShutdownRequest, WaitAnswer,
+    ASSIGNMENT, DOWN, DownRequest, ErrorBody, FRAME, FrameAssignment, FrameStatus, OPENAPI, PartitionDetail,
+    PartitionRow, PartitionStat, ShutdownRequest, WaitAnswer,
 };
 use frame::name::Name;
 use serde::Deserialize;
@@ -123,7 +123,7 @@ struct Wait {
 #[derive(OpenApi)]
 #[openapi(
     info(title = "Bulkhead partition manager", description = "Who owns what on the host, and what is done about it."),
-    paths(list, show, stat, activate, shutdown, wait, frame_status, down, console::open)
+    paths(list, show, stat, activate, shutdown, wait, frame_status, assignment, down, console::open)
 )]
 struct Description;
 
@@ -138,6 +138,7 @@ pub fn router(queue: Sender<Message>) -> Router {
         .route("/v1/partitions/{name}/wait", get(wait))
         .route("/v1/partitions/{name}/console", post(console::open))
         .route(FRAME, get(frame_status))
+        .route(ASSIGNMENT, get(assignment))
         .route(DOWN, post(down))
         .route(OPENAPI, get(|| async { Json(Description::openapi()) }))
         .fallback(|| async {
@@ -211,6 +212,12 @@ async fn frame_status(State(api): State<Api>) -> Result<Json<FrameStatus>, Probl
     Ok(Json(api.ask(Request::Frame).await?))
 }
 
+/// What is owned now.
+#[utoipa::path(get, path = "/v1/assignment", responses((status = 200, body = FrameAssignment)))]
+async fn assignment(State(api): State<Api>) -> Result<Json<FrameAssignment>, Problem> {
+    Ok(Json(*api.ask(Request::Assignment).await?))
+}
+
 /// Ends all partitions, then the manager. Answers when the partitions have ended.
 #[utoipa::path(post, path = "/v1/down", request_body = Option<DownRequest>, responses(
     (status = 200, description = "Every partition has ended; null")))]
@@ -227,7 +234,7 @@ mod tests {
     fn the_description_names_every_path() {
         let text = serde_json::to_value(Description::openapi()).unwrap();
         let paths: Vec<&String> = text["paths"].as_object().unwrap().keys().collect();
-        assert_eq!(paths.len(), 9, "{paths:?}");
+        assert_eq!(paths.len(), 10, "{paths:?}");
     }
 
     #[test]
