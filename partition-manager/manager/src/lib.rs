@@ -5,6 +5,7 @@
 
 pub mod cgroup;
 pub mod clock;
+pub mod descriptors;
 pub mod driver;
 pub mod host;
 pub mod journal;

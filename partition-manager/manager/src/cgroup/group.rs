@@ -1,8 +1,9 @@
 //! The groups of one frame: made, written, joined, emptied and removed.
 
 use super::hierarchy::{Controller, Hierarchy, find};
-use super::limits::{Limits, files};
+use super::limits::{Limits, files, share_file};
 use frame::name::Name;
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, ErrorKind, Write};
 use std::os::fd::OwnedFd;
@@ -41,6 +42,9 @@ pub struct Groups {
     used: Vec<Hierarchy>,
     /// `FRAME.ROOT`.
     frame: String,
+    /// What was written for each partition: what has not changed is not written again, so that an activation
+    /// costs no more when many partitions run.
+    written: BTreeMap<Name, Limits>,
 }
 
 impl Groups {
@@ -48,7 +52,8 @@ impl Groups {
     /// directory. Gives a line for each hierarchy that refuses.
     #[must_use]
     pub fn prepare(frame: &Name, root: &Path) -> (Self, Vec<String>) {
-        let mut groups = Self { used: vec![], frame: format!("{frame}.{:08x}", digest(root)) };
+        let frame = format!("{frame}.{:08x}", digest(root));
+        let mut groups = Self { used: vec![], frame, written: BTreeMap::new() };
         let mut lacks = Vec::new();
         for hierarchy in find() {
             match groups.prepare_one(&hierarchy) {
@@ -94,14 +99,44 @@ impl Groups {
     ///
     /// # Errors
     /// [`GroupError`].
-    pub fn confine(&self, partition: &Name, limits: &Limits) -> Result<(), GroupError> {
+    pub fn confine(&mut self, partition: &Name, limits: &Limits) -> Result<(), GroupError> {
+        self.written.remove(partition);
         for (hierarchy, directory) in self.used.iter().zip(self.of(partition)) {
             make(&directory)?;
             for (file, text) in files(limits, hierarchy) {
                 put(&directory.join(file), &text)?;
             }
         }
+        self.written.insert(partition.clone(), limits.clone());
         Ok(())
+    }
+
+    /// Writes what has changed of a partition's limits since they were written last; all of them when this
+    /// manager has not written them yet.
+    ///
+    /// # Errors
+    /// [`GroupError`].
+    pub fn adjust(&mut self, partition: &Name, limits: &Limits) -> Result<(), GroupError> {
+        let Some(written) = self.written.get(partition) else { return self.confine(partition, limits) };
+        if written == limits {
+            return Ok(());
+        }
+        if (Limits { share: limits.share, ..written.clone() }) != *limits {
+            return self.confine(partition, limits);
+        }
+        // The usual case: another partition came or went, and this one's part of the spare is another.
+        for (hierarchy, directory) in self.used.iter().zip(self.of(partition)) {
+            if let Some((file, text)) = share_file(limits, hierarchy) {
+                put(&directory.join(file), &text)?;
+            }
+        }
+        self.written.insert(partition.clone(), limits.clone());
+        Ok(())
+    }
+
+    /// Forgets what was written for a partition whose groups are about to go.
+    pub fn forget(&mut self, partition: &Name) {
+        self.written.remove(partition);
     }
 
     /// Opens what a process writes to, to join the groups of a partition.
@@ -216,6 +251,8 @@ pub fn tag(frame: &Name, root: &Path) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use frame::cpuset::CpuSet;
+    use frame::units::Units;
 
     #[test]
     fn two_roots_do_not_share_groups() {
@@ -233,6 +270,48 @@ mod tests {
         assert!(remove(&directory.path().join("full")).is_err());
         fs::write(directory.path().join("cgroup.procs"), "12\n13\nx\n").unwrap();
         assert_eq!(members(directory.path()), [12, 13]);
+    }
+
+    #[test]
+    fn only_what_has_changed_is_written_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let hierarchy =
+            Hierarchy { base: directory.path().into(), unified: true, controllers: Controller::ALL.to_vec() };
+        let mut groups = Groups { used: vec![hierarchy], frame: "f.0".into(), written: BTreeMap::new() };
+        let name = Name::new("a").unwrap();
+        let own = groups.of(&name).remove(0);
+        fs::create_dir_all(&own).unwrap();
+        let all = ["cpu.max", "cpu.weight", "cpuset.mems", "cpuset.cpus", "memory.max", "pids.max"];
+        // Empties the group's files, and afterwards tells which were written.
+        let clear = || all.iter().for_each(|file| fs::write(own.join(file), "").unwrap());
+        let filled =
+            || all.into_iter().filter(|file| fs::metadata(own.join(file)).unwrap().len() > 0).collect::<Vec<_>>();
+        let limits = Limits {
+            cpus: CpuSet::parse("0").unwrap(),
+            nodes: CpuSet::parse("0").unwrap(),
+            cap: None,
+            share: Units::from(0.5),
+            memory: 1 << 20,
+            threads: 8,
+        };
+        clear();
+        // One that this manager has taken over is written whole.
+        groups.adjust(&name, &limits).unwrap();
+        assert_eq!(filled(), all);
+        clear();
+        groups.adjust(&name, &limits).unwrap();
+        assert!(filled().is_empty());
+        let less = Limits { share: Units::from(0.4), ..limits.clone() };
+        groups.adjust(&name, &less).unwrap();
+        assert_eq!(filled(), ["cpu.weight"]);
+        assert_eq!(fs::read_to_string(own.join("cpu.weight")).unwrap(), "40");
+        clear();
+        groups.adjust(&name, &Limits { memory: 2 << 20, ..less.clone() }).unwrap();
+        assert_eq!(filled(), all);
+        clear();
+        groups.forget(&name);
+        groups.adjust(&name, &less).unwrap();
+        assert_eq!(filled(), all);
     }
 
     #[test]

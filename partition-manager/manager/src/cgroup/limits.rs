@@ -43,7 +43,7 @@ pub fn files(limits: &Limits, hierarchy: &Hierarchy) -> Vec<(&'static str, Strin
                     |units| format!("{} {}", units.quota_us(), units.dispatch_window_us()),
                 );
                 files.push(("cpu.max", cap));
-                files.push(("cpu.weight", weight(limits.share).to_string()));
+                files.extend(share_file(limits, hierarchy));
             }
             (Controller::Cpu, false) => {
                 // A quota is refused while it is more than the whole of the CPUs in the old period.
@@ -52,7 +52,7 @@ pub fn files(limits: &Limits, hierarchy: &Hierarchy) -> Vec<(&'static str, Strin
                     files.push(("cpu.cfs_period_us", units.dispatch_window_us().to_string()));
                     files.push(("cpu.cfs_quota_us", units.quota_us().to_string()));
                 }
-                files.push(("cpu.shares", shares(limits.share).to_string()));
+                files.extend(share_file(limits, hierarchy));
             }
             (Controller::Memory, true) => files.push(("memory.max", limits.memory.to_string())),
             (Controller::Memory, false) => files.push(("memory.limit_in_bytes", limits.memory.to_string())),
@@ -60,6 +60,19 @@ pub fn files(limits: &Limits, hierarchy: &Hierarchy) -> Vec<(&'static str, Strin
         }
     }
     files
+}
+
+/// The file of a group in `hierarchy` that says its part against others, and its content; none where the
+/// hierarchy does not share out processor time.
+#[must_use]
+pub fn share_file(limits: &Limits, hierarchy: &Hierarchy) -> Option<(&'static str, String)> {
+    hierarchy.controllers.contains(&Controller::Cpu).then(|| {
+        if hierarchy.unified {
+            ("cpu.weight", weight(limits.share).to_string())
+        } else {
+            ("cpu.shares", shares(limits.share).to_string())
+        }
+    })
 }
 
 /// `cpu.weight` of version 2: 1 to 10000, 100 for each processing unit.
@@ -120,6 +133,14 @@ mod tests {
         ];
         let files = files(&limits(), &all(false));
         assert_eq!(files.iter().map(|(name, text)| (*name, text.as_str())).collect::<Vec<_>>(), expected);
+    }
+
+    #[test]
+    fn only_processor_time_has_a_share() {
+        let memory = Hierarchy { controllers: vec![Controller::Memory], ..all(true) };
+        assert_eq!(share_file(&limits(), &memory), None);
+        assert_eq!(share_file(&limits(), &all(true)), Some(("cpu.weight", "40".to_owned())));
+        assert_eq!(share_file(&limits(), &all(false)), Some(("cpu.shares", "409".to_owned())));
     }
 
     #[test]

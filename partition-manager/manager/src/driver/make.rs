@@ -135,7 +135,8 @@ impl Driver {
         self.journal.step(name, &Step::Confine { groups })?;
         self.doomed.retain(|doomed| !directories.contains(&doomed.directory));
         let shares = self.shares();
-        self.groups.confine(name, &self.limits(plan, &shares))?;
+        let limits = self.limits(plan, &shares);
+        self.groups.confine(name, &limits)?;
         self.share_out(&shares, Some(name));
         Ok(())
     }
@@ -146,15 +147,17 @@ impl Driver {
     }
 
     /// Writes the limits of every active partition whose share may have changed, but `except`.
-    pub(super) fn share_again(&self) {
-        self.share_out(&self.shares(), None);
+    pub(super) fn share_again(&mut self) {
+        let shares = self.shares();
+        self.share_out(&shares, None);
     }
 
-    fn share_out(&self, shares: &BTreeMap<Name, Units>, except: Option<&Name>) {
-        for entry in self.entries.values().filter(|entry| entry.process.is_some()) {
-            let name = &entry.kept.declared.name;
-            let Some(plan) = entry.kept.plan.as_ref().filter(|_| except != Some(name)) else { continue };
-            if let Err(error) = self.groups.confine(name, &self.limits(plan, shares)) {
+    fn share_out(&mut self, shares: &BTreeMap<Name, Units>, except: Option<&Name>) {
+        let runs = self.entries.values().filter(|entry| entry.process.is_some());
+        let plans = runs.filter_map(|entry| entry.kept.plan.as_ref()).filter(|plan| except != Some(&plan.name));
+        let limits: Vec<(Name, Limits)> = plans.map(|plan| (plan.name.clone(), self.limits(plan, shares))).collect();
+        for (name, limits) in limits {
+            if let Err(error) = self.groups.adjust(&name, &limits) {
                 tracing::warn!("partition {name}: its share could not be written: {error}: {}", error.source);
             }
         }

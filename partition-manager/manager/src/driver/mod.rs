@@ -18,7 +18,7 @@ use crate::journal::{self, Journal};
 use crate::message::{LONGEST_QUEUE, Message, Refusal, Request};
 use crate::outbox::Outbox;
 use crate::poller::{Poller, Token};
-use crate::{clock, host};
+use crate::{clock, descriptors, host};
 use anyhow::Context as _;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use entry::Entry;
@@ -120,8 +120,11 @@ impl Driver {
         let journal = opened.journal;
         let epoch = journal.begin_epoch(clock::wall() / 1_000_000).context("no epoch can be begun")?;
         let (groups, refused) = Groups::prepare(&settings.frame.name, &settings.root.run);
-        let mut lacks = host::report().map(|report| report.lacks).unwrap_or_default();
+        let report = host::report().ok();
+        let nodes = report.as_ref().map_or(1, |report| report.inventory.nodes.len());
+        let mut lacks = report.map(|report| report.lacks).unwrap_or_default();
         lacks.extend(refused);
+        lacks.extend(descriptors::raise(descriptors::needed(&settings.frame, nodes)));
         let (sender, queue) = crossbeam_channel::bounded(LONGEST_QUEUE);
         let poller = Poller::start(sender.clone()).context("descriptors cannot be watched")?;
         let outbox = Outbox::start(&settings.root.service_processor_socket(), sender.clone())

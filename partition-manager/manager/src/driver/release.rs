@@ -61,6 +61,7 @@ impl Driver {
         self.store(name);
         self.to_make.retain(|one| one != name);
         let now = clock::now();
+        self.groups.forget(name);
         for directory in self.groups.of(name) {
             self.doom(Some(name.clone()), directory, now);
         }
