@@ -1,9 +1,13 @@
 //! The figures.
 
+use crate::brought_up::{self, BroughtUp};
+use crate::peer::Peer;
 use crate::statistics::{Figure, Samples};
 use crate::subject::{Run, Setup, Subjects};
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use frame::platform;
+use std::io::Read;
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 const MEMORY: u64 = 16 << 20;
@@ -12,69 +16,142 @@ fn setup(cmdline: &str) -> Setup {
     Setup { memory: MEMORY, cmdline: format!("name=bench {cmdline}"), cpu: None, interrupt: None }
 }
 
-/// Floor, floor again, partition, in turn.
+/// One of those that are measured.
+#[derive(Clone, Copy, Debug)]
+enum Who<'a> {
+    Floor,
+    Partition,
+    Peer(&'a Peer),
+}
+
+impl Who<'_> {
+    fn start(self, subjects: &Subjects, setup: &Setup) -> Result<Run> {
+        match self {
+            Self::Floor => subjects.floor(setup),
+            Self::Partition => subjects.partition(setup),
+            Self::Peer(peer) => subjects.peer(peer, setup).with_context(|| format!("the peer {}", peer.name)),
+        }
+    }
+}
+
+/// Floor, floor again, partition, peers.
+fn everybody(peers: &[Peer]) -> Vec<Who<'_>> {
+    let ours = [Who::Floor, Who::Floor, Who::Partition];
+    ours.into_iter().chain(peers.iter().map(Who::Peer)).collect()
+}
+
+/// Samples of each of `count` subjects, which take turns.
 fn in_turn(
     rounds: usize,
-    subjects: &Subjects,
-    setup: &Setup,
-    mut sample: impl FnMut(&mut dyn FnMut() -> Result<Run>, &mut Samples) -> Result<()>,
-) -> Result<[Samples; 3]> {
-    let mut all = [Samples::default(), Samples::default(), Samples::default()];
+    count: usize,
+    mut sample: impl FnMut(usize, &mut Samples) -> Result<()>,
+) -> Result<Vec<Samples>> {
+    let mut all = vec![Samples::default(); count];
     for round in 0..rounds {
         // Who begins changes, so that a machine that drifts favours nobody.
-        for turn in 0..3 {
-            let who = (round + turn) % 3;
-            let Some(samples) = all.get_mut(who) else { continue };
-            if who == 2 {
-                sample(&mut || subjects.partition(setup), samples)?;
-            } else {
-                sample(&mut || subjects.floor(setup), samples)?;
+        for turn in 0..count {
+            let who = (round + turn) % count;
+            if let Some(samples) = all.get_mut(who) {
+                sample(who, samples)?;
             }
         }
     }
     Ok(all)
 }
 
-fn figure(name: &str, unit: &'static str, promised: f64, samples: &[Samples; 3]) -> Figure {
-    let [floor, again, partition] = samples;
-    Figure::compare(name, unit, promised, floor, again, partition)
+/// The figures of all subjects after the floor: `named` gives their names and what is promised of them.
+fn figures(
+    name: &str,
+    unit: &'static str,
+    samples: &[Samples],
+    named: impl IntoIterator<Item = (String, Option<f64>)>,
+) -> Result<Vec<Figure>> {
+    let [floor, again, rest @ ..] = samples else { bail!("the floor was not measured") };
+    let compare = |(samples, (subject, promised)): (&Samples, (String, Option<f64>))| {
+        Figure::compare(name, &subject, unit, promised, [floor, again], samples)
+    };
+    Ok(rest.iter().zip(named).map(compare).collect())
 }
 
-/// From the start of the process to the first byte that the guest prints, milliseconds.
+fn peer_names(peers: &[Peer]) -> impl Iterator<Item = (String, Option<f64>)> {
+    peers.iter().map(|peer| (peer.name.clone(), None))
+}
+
+/// What the guest of every monitor says first; a firmware that runs before it says other things.
+const FIRST_OUTPUT: &str = "bench: ";
+
+/// From the start of the process to the first line that the guest begins to print, milliseconds; and from a
+/// call of `lpar activate` to the same, as a session on its console sees it.
 ///
 /// # Errors
 /// When a subject fails.
-pub fn start(subjects: &Subjects, rounds: usize) -> Result<Figure> {
-    let samples = in_turn(rounds, subjects, &setup(""), |run, samples| {
-        let begin = Instant::now();
-        let mut run = run()?;
-        run.output()?;
-        samples.push(begin.elapsed().as_secs_f64() * 1e3);
+pub fn start(subjects: &Subjects, peers: &[Peer], rounds: usize) -> Result<Vec<Figure>> {
+    let cpus = std::thread::available_parallelism()?.get();
+    // A partition for each round: the console of one that ran before shows what it said then.
+    let units = "{ minimum = 0.001, desired = 0.9, maximum = 1.0 }";
+    let name = format!("bench{}", std::process::id());
+    let text = brought_up::frame_file(&name, cpus, rounds, MEMORY >> 20, units, "");
+    let frame = BroughtUp::new(&subjects.binaries, &text)?;
+    let everybody = everybody(peers);
+    let setup = setup("");
+    let mut next = 0;
+    let samples = in_turn(rounds, everybody.len() + 1, |who, samples| {
+        if let Some(who) = everybody.get(who) {
+            let begin = Instant::now();
+            let mut run = who.start(subjects, &setup)?;
+            run.until(FIRST_OUTPUT)?;
+            samples.push(begin.elapsed().as_secs_f64() * 1e3);
+        } else {
+            samples.push(activation(&frame, &format!("b{next}"))?.as_secs_f64() * 1e3);
+            next += 1;
+        }
         Ok(())
     })?;
-    Ok(figure("process start to first output", "ms", 1.5, &samples))
+    frame.down()?;
+    let named = [("partition".to_owned(), Some(1.5))].into_iter().chain(peer_names(peers));
+    figures("start to first output", "ms", &samples, named.chain([("lpar activate".to_owned(), Some(2.5))]))
 }
 
-/// A port write from ring 3 to the monitor and back, microseconds, as the guest's own clock counts.
+/// From a call of `lpar activate` to the first byte on the partition's console; it is shut down again.
+fn activation(frame: &BroughtUp, partition: &str) -> Result<Duration> {
+    let mut console = frame.console(partition)?;
+    console.set_nonblocking(false)?;
+    console.set_read_timeout(Some(Duration::from_secs(60)))?;
+    let begin = Instant::now();
+    let mut lpar = frame.command(&["activate", partition]).stdout(Stdio::null()).spawn()?;
+    let mut first = [0; 256];
+    let length = console.read(&mut first).with_context(|| format!("the console of {partition}"));
+    let took = begin.elapsed();
+    let status = lpar.wait()?;
+    ensure!(status.success(), "lpar activate {partition}: {status}");
+    ensure!(length? > 0, "the console of {partition} closed");
+    frame.lpar(&["shutdown", partition, "--immediate"])?;
+    Ok(took)
+}
+
+/// A port write from ring 3 to the monitor and back, in cycles of the guest's own clock.
 ///
 /// # Errors
 /// When a subject fails.
-pub fn exit(subjects: &Subjects, rounds: usize) -> Result<Figure> {
-    let samples = in_turn(rounds, subjects, &setup("run=exits:5000"), |run, samples| {
-        let mut run = run()?;
-        let said = run.until("tsc_khz=")?;
+pub fn exit(subjects: &Subjects, peers: &[Peer], rounds: usize) -> Result<Vec<Figure>> {
+    let everybody = everybody(peers);
+    let setup = setup("run=exits:5000");
+    let samples = in_turn(rounds, everybody.len(), |who, samples| {
+        let Some(who) = everybody.get(who) else { return Ok(()) };
+        let said = who.start(subjects, &setup)?.until("tsc_khz=")?;
         let word = said.split_whitespace().find_map(|word| word.strip_prefix("p50="));
         samples.push(word.with_context(|| format!("no p50 in {said:?}"))?.parse().context("no number")?);
         Ok(())
     })?;
-    Ok(figure("exit round trip (port write)", "cyc", 1.05, &samples))
+    let named = [("partition".to_owned(), Some(1.05))].into_iter().chain(peer_names(peers));
+    figures("exit round trip (port write)", "cyc", &samples, named)
 }
 
 /// From a write to an eventfd to the guest's interrupt handler, microseconds, by the host's clock.
 ///
 /// # Errors
 /// When a subject fails, or there is only one CPU.
-pub fn interrupt(subjects: &Subjects, rounds: usize, halted: bool) -> Result<Figure> {
+pub fn interrupt(subjects: &Subjects, rounds: usize, halted: bool) -> Result<Vec<Figure>> {
     const PIN: u32 = 5;
     const SAMPLES: usize = 200;
     let mode = if halted { "" } else { "run=spin" };
@@ -84,12 +161,15 @@ pub fn interrupt(subjects: &Subjects, rounds: usize, halted: bool) -> Result<Fig
     rustix::thread::sched_setaffinity(None, &own).context("this figure needs two CPUs")?;
     let vector = u64::from(platform::PROBE_PIN_VECTOR) + u64::from(PIN);
     let counter = platform::PROBE_ADDRESS + platform::PROBE_INTERRUPTS + vector * 8;
-    let samples = in_turn(rounds, subjects, &setup, |run, samples| {
-        let mut run = run()?;
+    let everybody = everybody(&[]);
+    let samples = in_turn(rounds, everybody.len(), |who, samples| {
+        let Some(who) = everybody.get(who) else { return Ok(()) };
+        let mut run = who.start(subjects, &setup)?;
         run.until("\n")?;
+        let memory = run.memory.as_ref().context("no guest memory")?;
         let read = |offset: u64| -> Result<u64> {
             let mut bytes = [0; 8];
-            rustix::io::pread(&run.memory, &mut bytes, offset)?;
+            rustix::io::pread(memory, &mut bytes, offset)?;
             Ok(u64::from_le_bytes(bytes))
         };
         // The guest beats, so its interrupt controllers are set up.
@@ -120,7 +200,7 @@ pub fn interrupt(subjects: &Subjects, rounds: usize, halted: bool) -> Result<Fig
     (0..rustix::thread::CpuSet::MAX_CPU).for_each(|cpu| all.set(cpu));
     rustix::thread::sched_setaffinity(None, &all)?;
     let name = if halted { "irqfd to handler, guest halted" } else { "irqfd to handler, guest computing" };
-    Ok(figure(name, "us", 1.1, &samples?))
+    figures(name, "us", &samples?, [("partition".to_owned(), Some(1.1))])
 }
 
 /// How long a partition takes to stop, from the order to its final record.
@@ -163,42 +243,54 @@ pub fn stop(subjects: &Subjects, rounds: usize) -> Result<Vec<StopFigure>> {
     Ok(figures)
 }
 
-/// Proportional memory of one `partition` process alone, without guest memory.
+/// Proportional memory of one monitor process, without guest memory.
 #[derive(Debug, serde::Serialize)]
 pub struct MemoryFigure {
+    /// Whose.
+    pub subject: String,
     /// Kibibytes.
     pub overhead_kib: u64,
     /// What the specification promises, at most.
-    pub promised_kib: u64,
+    pub promised_kib: Option<u64>,
     /// The largest parts: mapping and kibibytes.
     pub parts: Vec<(String, u64)>,
 }
 
-/// Measures [`MemoryFigure`] while the guest beats.
+/// Measures [`MemoryFigure`] of the partition and of the peers while the guest beats.
 ///
 /// # Errors
-/// When the partition fails.
-pub fn memory(subjects: &Subjects) -> Result<MemoryFigure> {
-    let mut run = subjects.partition(&setup(""))?;
-    run.until("\n")?;
-    let smaps = std::fs::read_to_string(format!("/proc/{}/smaps", run.child.id()))?;
+/// When one fails.
+pub fn memory(subjects: &Subjects, peers: &[Peer]) -> Result<Vec<MemoryFigure>> {
+    let measure = |who: Who<'_>, subject: &str, promised_kib| {
+        let mut run = who.start(subjects, &setup(""))?;
+        run.until("ready")?;
+        let (overhead_kib, parts) = overhead(run.child.id())?;
+        Ok(MemoryFigure { subject: subject.to_owned(), overhead_kib, promised_kib, parts })
+    };
+    let ours = measure(Who::Partition, "partition", Some(2048));
+    [ours].into_iter().chain(peers.iter().map(|peer| measure(Who::Peer(peer), &peer.name, None))).collect()
+}
+
+/// Proportional memory of a process in kibibytes without its guest's memory, which is the mapping of just that
+/// size; and its largest parts.
+fn overhead(pid: u32) -> Result<(u64, Vec<(String, u64)>)> {
+    let smaps = std::fs::read_to_string(format!("/proc/{pid}/smaps"))?;
     let mut parts = std::collections::BTreeMap::<String, u64>::new();
-    let mut mapping = String::new();
+    let (mut mapping, mut is_guest) = (String::new(), false);
     for line in smaps.lines() {
         let mut words = line.split_whitespace();
         let first = words.next().unwrap_or_default();
         if first.contains('-') && !first.ends_with(':') {
             mapping = words.nth(4).unwrap_or("anonymous").to_owned();
-        } else if first == "Pss:" {
-            let kib: u64 = words.next().unwrap_or_default().parse()?;
-            if !mapping.starts_with("/memfd:guest-memory") {
-                *parts.entry(mapping.clone()).or_default() += kib;
-            }
+        } else if first == "Size:" {
+            is_guest = words.next().unwrap_or_default().parse() == Ok(MEMORY >> 10) || mapping.contains("guest-memory");
+        } else if first == "Pss:" && !is_guest {
+            *parts.entry(mapping.clone()).or_default() += words.next().unwrap_or_default().parse::<u64>()?;
         }
     }
     let overhead_kib = parts.values().sum();
     let mut parts: Vec<(String, u64)> = parts.into_iter().filter(|(_, kib)| *kib > 0).collect();
     parts.sort_by_key(|(_, kib)| std::cmp::Reverse(*kib));
     parts.truncate(8);
-    Ok(MemoryFigure { overhead_kib, promised_kib: 2048, parts })
+    Ok((overhead_kib, parts))
 }

@@ -1,5 +1,6 @@
-//! The two subjects: the floor, and a `partition` process driven as its manager would drive it.
+//! The subjects: the floor, a `partition` process driven as its manager would drive it, and other monitors.
 
+use crate::peer::Peer;
 use anyhow::{Context, Result, bail, ensure};
 use frame::cpuset::CpuSet;
 use frame::launch::{BootSpec, InterruptSpec, LaunchSpec, MemorySpec, Place, ProcessorSpec, Topology};
@@ -22,6 +23,8 @@ const DEADLINE: Duration = Duration::from_secs(60);
 /// Where the binaries and the payload are.
 #[derive(Debug)]
 pub struct Subjects {
+    /// Where the binaries are.
+    pub binaries: PathBuf,
     /// `partition`.
     pub partition: PathBuf,
     /// `floor`, the bare program.
@@ -50,8 +53,8 @@ pub struct Setup {
 pub struct Run {
     /// The process.
     pub child: Child,
-    /// Guest memory.
-    pub memory: OwnedFd,
+    /// Guest memory; that of other monitors is their own.
+    pub memory: Option<OwnedFd>,
     /// The eventfd of [`Setup::interrupt`].
     pub interrupt: Option<OwnedFd>,
     output: Output,
@@ -69,6 +72,7 @@ impl Subjects {
     /// # Errors
     /// When one is missing.
     pub fn find(directory: &Path) -> Result<Self> {
+        let binaries = directory.to_owned();
         let partition = directory.join("partition");
         let floor = std::env::current_exe()?.with_file_name("floor");
         for binary in [&partition, &floor] {
@@ -83,7 +87,7 @@ impl Subjects {
         let directory = tempfile::tempdir()?;
         let path = directory.path().join("diagnostics.elf");
         std::fs::write(&path, image)?;
-        Ok(Self { partition, floor, image: path, directory })
+        Ok(Self { binaries, partition, floor, image: path, directory })
     }
 
     /// Starts the bare program.
@@ -104,7 +108,7 @@ impl Subjects {
         inherit(&mut command, &inherited, setup.cpu);
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
         let output = Output::Pipe(child.stdout.take().context("no output")?);
-        Ok(Run { child, memory, interrupt, output })
+        Ok(Run { child, memory: Some(memory), interrupt, output })
     }
 
     /// Starts a `partition` process and sends it all that a manager sends.
@@ -144,7 +148,20 @@ impl Subjects {
         packet::send(&connection, &Packet::new(1, Request::Hello), &[])?;
         packet::send(&connection, &Packet::new(1, Request::Launch(Box::new(spec))), &descriptors)?;
         packet::send(&connection, &Packet::new(1, Request::Start), &[])?;
-        Ok(Run { child, memory, interrupt, output: Output::Record { record, doorbell, connection, seen: 0 } })
+        let output = Output::Record { record, doorbell, connection, seen: 0 };
+        Ok(Run { child, memory: Some(memory), interrupt, output })
+    }
+
+    /// Starts another monitor with the same payload.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn peer(&self, peer: &Peer, setup: &Setup) -> Result<Run> {
+        let mut command = peer.command(&self.image, setup, self.directory.path())?;
+        inherit(&mut command, &[], setup.cpu);
+        let mut child = command.spawn().with_context(|| format!("{} could not be started", peer.name))?;
+        let output = Output::Pipe(child.stdout.take().context("no output")?);
+        Ok(Run { child, memory: None, interrupt: None, output })
     }
 }
 
@@ -207,7 +224,7 @@ impl Run {
             Output::Pipe(pipe) => {
                 let mut bytes = vec![0; 4096];
                 let length = pipe.read(&mut bytes)?;
-                ensure!(length > 0, "the floor ended: {}", self.child.wait()?);
+                ensure!(length > 0, "the monitor ended: {}", self.child.wait()?);
                 bytes.truncate(length);
                 Ok(bytes)
             }
@@ -260,9 +277,9 @@ impl Run {
     /// Tells a partition to stop, and gives the time until its final record arrives.
     ///
     /// # Errors
-    /// When it does not end in time, or the floor is asked.
+    /// When it does not end in time, or is no partition.
     pub fn stop(&mut self) -> Result<Duration> {
-        let Output::Record { connection, .. } = &self.output else { bail!("the floor takes no requests") };
+        let Output::Record { connection, .. } = &self.output else { bail!("only a partition takes requests") };
         let begin = Instant::now();
         packet::send(connection, &Packet::new(1, Request::Stop), &[])?;
         loop {
