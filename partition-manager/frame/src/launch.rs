@@ -256,7 +256,7 @@ impl LaunchSpec {
         if self.memory_bytes() > MOST_MEMORY {
             return Err(LaunchError::TooMuchMemory);
         }
-        let platform = [crate::platform::SERIAL_GSI, crate::platform::SCI_GSI];
+        let platform = [crate::platform::PIT_GSI, crate::platform::SERIAL_GSI, crate::platform::SCI_GSI];
         let mut taken = Vec::new();
         for source in &self.interrupts {
             if source.gsi as usize >= MOST_INTERRUPTS || platform.contains(&source.gsi) || taken.contains(&source.gsi) {
@@ -301,6 +301,9 @@ impl LaunchSpec {
         let place = |processor: &ProcessorSpec| (processor.place.package, processor.place.core, processor.place.thread);
         if !self.processors.iter().all(|processor| places.insert(place(processor))) {
             return wrong("two processors are in one place");
+        }
+        if self.processors.first().is_some_and(|first| place(first) != (0, 0, 0)) {
+            return wrong("the first processor is not the first thread of the first core");
         }
         let all: Vec<Place> = self.processors.iter().map(|processor| processor.place).collect();
         if crate::topology::ApicLayout::of(&all).is_none() {

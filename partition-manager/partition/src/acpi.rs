@@ -1,15 +1,19 @@
 //! The ACPI tables that describe the partition to its guest (ACPI 6.5): nothing that is not there.
 
+mod processors;
+
+pub use processors::Machine;
+
 use acpi_tables::facs::FACS;
 use acpi_tables::fadt::{FADTBuilder, Flags};
 use acpi_tables::gas::{AccessSize, AddressSpace, GAS};
 use acpi_tables::rsdp::Rsdp;
 use acpi_tables::sdt::Sdt;
 use acpi_tables::xsdt::XSDT;
-use acpi_tables::{Aml, AmlSink as _, aml};
+use acpi_tables::{Aml, aml};
 use frame::platform::{
-    CHANNEL_PORT, IOAPIC_BASE, LAPIC_BASE, PM1A_CONTROL_PORT, PM1A_EVENT_PORT, RESET_PORT, RESET_VALUE, SCI_GSI,
-    SERIAL_GSI, SERIAL_PORT, SLEEP_TYPE_S5,
+    CHANNEL_PORT, PM1A_CONTROL_PORT, PM1A_EVENT_PORT, RESET_PORT, RESET_VALUE, SCI_GSI, SERIAL_GSI, SERIAL_PORT,
+    SLEEP_TYPE_S5,
 };
 
 use crate::devices::rtc;
@@ -18,7 +22,7 @@ use crate::devices::rtc;
 /// (ACPI 6.5, section 5.2.5.1).
 pub const TABLES: u64 = 0xe_0000;
 /// First address above the area that the tables may take.
-pub const TABLES_END: u64 = 0x10_0000;
+pub const TABLES_END: u64 = 0xf_0000;
 
 const OEM: [u8; 6] = *b"BLKHD ";
 const OEM_TABLE: [u8; 8] = *b"BULKHEAD";
@@ -26,20 +30,25 @@ const OEM_REVISION: u32 = 1;
 /// IA-PC boot architecture flags (section 5.2.9.3): there are ISA devices; there is neither VGA, nor MSI,
 /// nor PCI Express power management, nor a keyboard controller.
 const BOOT_ARCHITECTURE: u16 = 1 | 1 << 2 | 1 << 3 | 1 << 4;
-/// The I/O APIC's identifier. Its own name space: it does not clash with processors.
-const IOAPIC_ID: u8 = 0;
 
-/// The tables for `processors` virtual processors, 1 to 64, as bytes that belong at [`TABLES`].
+/// The tables for `machine`, as bytes that belong at [`TABLES`].
 #[must_use]
-pub fn tables(processors: u8) -> Vec<u8> {
+pub fn tables(machine: &Machine) -> Vec<u8> {
     let mut area = Area { bytes: vec![0; Rsdp::len()] };
     let facs = area.add(&FACS::new());
-    let dsdt = area.add(&dsdt());
+    let dsdt = area.add(&dsdt(machine));
     let fadt = area.add(&fadt(facs, dsdt));
-    let madt = area.add(&madt(processors));
+    let madt = area.add(&processors::madt(machine));
     let mut xsdt = XSDT::new(OEM, OEM_TABLE, OEM_REVISION);
     xsdt.add_entry(fadt);
     xsdt.add_entry(madt);
+    // One node needs no table: there is nothing that it could be told from.
+    if machine.nodes > 1 {
+        xsdt.add_entry(area.add(&processors::srat(machine)));
+        if !machine.distances.is_empty() {
+            xsdt.add_entry(area.add(&processors::slit(machine)));
+        }
+    }
     let xsdt = area.add(&xsdt);
     let root = bytes_of(&Rsdp::new(OEM, xsdt));
     area.bytes.splice(..root.len(), root);
@@ -101,38 +110,13 @@ fn fadt(facs: u64, dsdt: u64) -> impl Aml {
     fadt.finalize()
 }
 
-/// Interrupt controllers (section 5.2.12). Interrupts are wired one to one, except that the SCI is held
-/// high, which the ISA default of a pulse does not say. Every processor takes NMIs on LINT1.
-fn madt(processors: u8) -> impl Aml {
-    const ENABLED: u32 = 1;
-    const ACTIVE_HIGH_LEVEL: u16 = 1 | 3 << 2;
-    const ALL_PROCESSORS: u8 = 0xff;
-    let mut body = Vec::new();
-    body.dword(LAPIC_BASE as u32);
-    // The 8259s that come with KVM's I/O APIC answer on their ports, so a guest must mask them.
-    body.dword(1);
-    for id in 0..processors {
-        body.vec(&[0, 8, id, id]);
-        body.dword(ENABLED);
-    }
-    body.vec(&[1, 12, IOAPIC_ID, 0]);
-    body.dword(IOAPIC_BASE as u32);
-    body.dword(0);
-    body.vec(&[2, 10, 0, SCI_GSI as u8]);
-    body.dword(SCI_GSI);
-    body.word(ACTIVE_HIGH_LEVEL);
-    body.vec(&[4, 6, ALL_PROCESSORS, 0, 0, 1]);
-    let mut madt = Sdt::new(*b"APIC", 36, 5, OEM, OEM_TABLE, OEM_REVISION);
-    madt.append_slice(&body);
-    madt
-}
-
-/// What is not fixed hardware: soft off, the console, the communication channel, the clock.
-fn dsdt() -> impl Aml {
+/// What is not fixed hardware: soft off, the processors, the console, the communication channel, the clock.
+fn dsdt(machine: &Machine) -> impl Aml {
     let soft_off = SLEEP_TYPE_S5 as u8;
     let mut body = Vec::new();
     aml::Name::new("_S5_".into(), &aml::Package::new(vec![&soft_off, &soft_off, &aml::ZERO, &aml::ZERO]))
         .to_aml_bytes(&mut body);
+    processors::objects(machine, &mut body);
     aml::Scope::new(
         "_SB_".into(),
         vec![
@@ -189,6 +173,15 @@ mod tests {
         bytes[at..at + length].iter().rev().fold(0, |value, byte| value << 8 | u64::from(*byte))
     }
 
+    fn machine(processors: u32, nodes: u32) -> Machine {
+        Machine {
+            processors: (0..processors).map(|id| (id, id % nodes)).collect(),
+            memory: (0..nodes).map(|node| (u64::from(node) << 30, 1 << 30, node)).collect(),
+            nodes,
+            distances: vec![10; (nodes * nodes) as usize],
+        }
+    }
+
     /// A table by its address, with its checksum proved.
     fn table(area: &[u8], address: u64) -> &[u8] {
         let at = usize::try_from(address - TABLES).unwrap();
@@ -201,8 +194,8 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_table_is_found_from_the_root_and_whole(processors in 1u8..=64) {
-            let area = tables(processors);
+        fn every_table_is_found_from_the_root_and_whole(processors in 1u32..=64, nodes in 1u32..=64) {
+            let area = tables(&machine(processors, nodes));
             prop_assert!(TABLES + area.len() as u64 <= TABLES_END);
             prop_assert_eq!(&area[..8], b"RSD PTR ");
             prop_assert_eq!(area[..20].iter().fold(0u8, |sum, byte| sum.wrapping_add(*byte)), 0);
@@ -225,17 +218,20 @@ mod tests {
             let mut at = 44;
             let mut found = 0;
             while at < madt.len() {
-                found += u8::from(madt[at] == 0);
+                found += u32::from(madt[at] == 0);
                 prop_assert!(madt[at + 1] > 0);
                 at += usize::from(madt[at + 1]);
             }
             prop_assert_eq!((found, at), (processors, madt.len()));
+            let more: Vec<&[u8]> =
+                (52..xsdt.len()).step_by(8).map(|at| &table(&area, number(xsdt, at, 8))[..4]).collect();
+            prop_assert_eq!(more, if nodes > 1 { vec![b"SRAT", b"SLIT"] } else { vec![] });
         }
     }
 
     #[test]
     fn soft_off_is_the_type_that_the_control_block_takes() {
-        let area = tables(1);
+        let area = tables(&machine(1, 1));
         let at = area.windows(4).position(|window| window == b"_S5_").unwrap();
         // PackageOp, length, count, byte prefix, value.
         assert_eq!(&area[at + 4..at + 9], &[0x12, 8, 4, 0x0a, SLEEP_TYPE_S5 as u8]);

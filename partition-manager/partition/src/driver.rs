@@ -33,7 +33,9 @@ const TURN: usize = 16;
 
 const LISTENER: u64 = 0;
 const WAKE: u64 = 1;
-const FIRST_CONNECTION: u64 = 2;
+/// The first of the devices that this thread wakes.
+const TIMED: u64 = 2;
+const FIRST_CONNECTION: u64 = 16;
 
 /// The record of this process's partition, for [`fail`].
 static RECORD: OnceLock<Arc<Record>> = OnceLock::new();
@@ -126,6 +128,7 @@ impl Driver {
                 match event.data.u64() {
                     LISTENER => self.accept(),
                     WAKE => drop(self.mailbox.wake.read()),
+                    device @ TIMED..FIRST_CONNECTION => self.expire(device - TIMED),
                     connection => self.receive(connection),
                 }
             }
@@ -135,6 +138,15 @@ impl Driver {
                 self.step(Input::Elapsed, Payload::None);
             }
             self.kick_again();
+        }
+    }
+
+    /// Wakes a device whose time has come.
+    fn expire(&self, device: u64) {
+        if let Some(partition) = &self.partition
+            && let Some(device) = usize::try_from(device).ok().and_then(|index| partition.devices.timed.get(index))
+        {
+            device.expire();
         }
     }
 
@@ -339,6 +351,11 @@ impl Driver {
         };
         match Partition::launch(spec, descriptors, &self.mailbox, &self.messages) {
             Ok(partition) => {
+                for (device, token) in partition.devices.timed.iter().zip(TIMED..FIRST_CONNECTION) {
+                    if let Err(error) = add(&self.epoll, device.descriptor(), token) {
+                        return Input::NotLaunched { reason: format!("a timer cannot be waited for: {error}") };
+                    }
+                }
                 let processors = partition.processors.len();
                 let _ = RECORD.set(Arc::clone(&partition.record));
                 self.partition = Some(partition);

@@ -1,14 +1,18 @@
 //! From a launch specification and its descriptors to a virtual machine that waits for its first entry.
 
+use crate::acpi;
 use crate::boot::{self, Boot, BootError, Source};
 use crate::descriptors::{DescriptorError, Descriptors};
-use crate::devices::Devices;
+use crate::devices::alarm::Alarm;
 use crate::devices::bus::BusError;
 use crate::devices::channel::Channel;
 use crate::devices::console::Console;
+use crate::devices::pit::Pit;
+use crate::devices::{self, Devices};
 use crate::diagnostics;
 use crate::memory::{Memory, MemoryError};
 use crate::record::Record;
+use crate::smbios;
 use crate::vcpu::affinity::{self, AffinityError};
 use crate::vcpu::{Handle, Mailbox, Message, Parts, kick};
 use crate::vm::processor::Kit;
@@ -16,12 +20,13 @@ use crate::vm::{self, Vm, VmError};
 use crossbeam_channel::Receiver;
 use frame::cpuset::CpuSet;
 use frame::launch::{BootSpec, LaunchError, LaunchSpec};
-use frame::platform::{SCI_GSI, SERIAL_GSI};
+use frame::platform::{PIT_GSI, SCI_GSI, SERIAL_GSI};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use vm_memory::mmap::MmapRegionError;
+use vm_memory::{Bytes, GuestAddress};
 use vmm_sys_util::eventfd::EventFd;
 
 /// A partition that was launched: everything that it owns.
@@ -116,14 +121,20 @@ impl Partition {
         let record = Arc::new(Record::map(given.record.into()).map_err(LaunchFailure::Record)?);
         let memory = Memory::map(&spec.memory, given.memory)?;
         let loaded = load(&spec, given.kernel.as_ref(), given.initrd.as_ref(), &given.modules, &memory)?;
-        let vm = Vm::new(given.kvm, &memory)?;
-        let devices = devices(&vm, &record, given.doorbell, mailbox, &spec)?;
+        let mut vm = Vm::new(given.kvm, &memory)?;
+        let pit = spec.pit.unwrap_or(loaded.multiboot);
+        if pit {
+            vm.connect_8259()?;
+        }
+        let pit = pit.then(|| interval_timer(&vm)).transpose()?;
+        let devices = devices(&vm, &record, given.doorbell, mailbox, pit, spec.exit_device)?;
         let interrupts: Vec<EventFd> = given.interrupts.into_iter().map(vm::eventfd).collect();
         for (source, eventfd) in spec.interrupts.iter().zip(&interrupts) {
             vm.wire(eventfd, source.gsi)?;
         }
         let count = spec.processors.len() as u32;
-        let mut kit = Kit::new(&vm, count)?;
+        let mut kit = Kit::new(&vm, &spec)?;
+        describe(&spec, &kit, &memory)?;
         let mut processors = Vec::with_capacity(spec.processors.len());
         for (id, processor) in (0..count).zip(&spec.processors) {
             let fd = kit.build(&vm, id, (id == 0).then_some(&loaded.entry))?;
@@ -173,13 +184,32 @@ fn devices(
     record: &Arc<Record>,
     doorbell: OwnedFd,
     mailbox: &Mailbox,
-    spec: &LaunchSpec,
+    pit: Option<Arc<Pit>>,
+    exit_device: bool,
 ) -> Result<Arc<Devices>, LaunchFailure> {
     let interrupt = EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC).map_err(system("the console's interrupt"))?;
     vm.wire(&interrupt, SERIAL_GSI)?;
     let console = Arc::new(Console::new(Arc::clone(record), doorbell, interrupt));
     let channel = Arc::new(Channel::new(mailbox.wake.try_clone().map_err(system("a descriptor"))?));
-    Ok(Arc::new(Devices::new(console, channel, vm.line(SCI_GSI), spec.exit_device)?))
+    let sci = vm.line(SCI_GSI);
+    Ok(Arc::new(Devices::new(devices::Parts { console, channel, sci, pit, exit_device })?))
+}
+
+/// The 8254, on its own interrupt.
+fn interval_timer(vm: &Vm) -> Result<Arc<Pit>, LaunchFailure> {
+    let interrupt = EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC).map_err(system("the timer's interrupt"))?;
+    vm.wire(&interrupt, PIT_GSI)?;
+    Ok(Arc::new(Pit::new(Alarm::new(interrupt).map_err(system("the timer"))?)))
+}
+
+/// Leaves the tables by which the guest knows its machine.
+fn describe(spec: &LaunchSpec, kit: &Kit, memory: &Memory) -> Result<(), LaunchFailure> {
+    let machine = acpi::Machine::of(spec, &memory.slots);
+    let (start, tables) = (smbios::TABLES, smbios::tables(&smbios::Identity::of(spec, kit, &memory.slots)));
+    for (address, bytes) in [(acpi::TABLES, acpi::tables(&machine)), (start, tables)] {
+        memory.guest.write_slice(&bytes, GuestAddress(address)).map_err(|_| VmError::Memory(address))?;
+    }
+    Ok(())
 }
 
 fn load(
@@ -198,12 +228,10 @@ fn load(
         None => Source::bytes("built-in payload", diagnostics::IMAGE),
     };
     let initrd = initrd.map(|file| Source::file("initial RAM disk", file)).transpose()?;
-    // The specification was validated: at most 64.
-    let processors = u8::try_from(spec.processors.len()).unwrap_or(u8::MAX);
     let modules = modules
         .iter()
         .zip(lines)
         .map(|(file, line)| Ok((Source::file("module", file)?, line.as_str())))
         .collect::<Result<_, BootError>>()?;
-    Ok(boot::load(&Boot { kernel, initrd, modules, cmdline, processors }, memory)?)
+    Ok(boot::load(&Boot { kernel, initrd, modules, cmdline }, memory)?)
 }

@@ -17,5 +17,6 @@ pub mod layout;
 pub mod lifecycle;
 pub mod memory;
 pub mod record;
+pub mod smbios;
 pub mod vcpu;
 pub mod vm;

@@ -69,8 +69,6 @@ pub struct Parsed {
     pub entry: u64,
     /// Physical address of the PVH entry, if there is one.
     pub pvh: Option<u64>,
-    /// Whether it is for 64 bits.
-    pub is_wide: bool,
     segments: Vec<(String, Segment)>,
 }
 
@@ -122,7 +120,7 @@ pub fn parse(file: &Source<'_>, memory: &Memory, narrow: bool) -> Result<Parsed,
         return Err(BootError::Elf("it has more than 64 program headers"));
     }
     let is_wide = class.header == HEADER_64;
-    let mut parsed = Parsed { entry: field(class.entry), pvh: None, is_wide, segments: Vec::new() };
+    let mut parsed = Parsed { entry: field(class.entry), pvh: None, segments: Vec::new() };
     for index in 0..count {
         let what = format!("its program header {index}");
         let mut entry = vec![0; class.program_header];

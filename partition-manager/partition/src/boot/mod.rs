@@ -15,7 +15,6 @@ mod source;
 pub use entry::Entry;
 pub use source::Source;
 
-use crate::acpi;
 use crate::layout;
 use crate::memory::Memory;
 use frame::image::multiboot::{SEARCHED, find};
@@ -138,8 +137,6 @@ pub struct Boot<'files> {
     pub modules: Vec<(Source<'files>, &'files str)>,
     /// The command line, without a NUL.
     pub cmdline: &'files str,
-    /// Virtual processors.
-    pub processors: u8,
 }
 
 /// What was put into memory.
@@ -166,7 +163,6 @@ impl Loaded {
 /// # Errors
 /// [`BootError`].
 pub fn load(boot: &Boot<'_>, memory: &Memory) -> Result<Loaded, BootError> {
-    write(memory, acpi::TABLES, &acpi::tables(boot.processors))?;
     let mut line = boot.cmdline.as_bytes().to_vec();
     line.push(0);
     write(memory, place::COMMAND_LINE, &line)?;

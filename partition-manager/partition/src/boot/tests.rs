@@ -3,6 +3,7 @@
 use super::elf::find_pvh_entry;
 use super::source::number;
 use super::*;
+use crate::acpi;
 use frame::launch::MemorySpec;
 use proptest::prelude::*;
 use std::fs::File;
@@ -30,7 +31,6 @@ fn start_with(
         initrd: initrd.map(|bytes| Source::bytes("initial RAM disk", bytes)),
         modules: modules.iter().map(|(bytes, line)| (Source::bytes("module", bytes), *line)).collect(),
         cmdline: "quiet",
-        processors: 1,
     };
     load(&boot, memory)
 }

@@ -1,21 +1,24 @@
 //! The partition's devices, and the buses that lead to them.
 
+pub mod alarm;
 pub mod bus;
 pub mod channel;
 pub mod console;
 pub mod exit;
+pub mod keyboard;
+pub mod pit;
 pub mod pm;
 pub mod reset;
 pub mod rtc;
 
-use bus::{Bus, BusError};
+use alarm::Timed;
+use bus::{Bus, BusError, Claim};
 use channel::Channel;
 use console::Console;
-use frame::platform::{
-    CHANNEL_PORT, EXIT_PORT, KEYBOARD_COMMAND_PORT, KEYBOARD_RESET, PM1A_EVENT_PORT, RESET_PORT, SERIAL_PORT,
-};
+use frame::platform::{CHANNEL_PORT, EXIT_PORT, KEYBOARD_COMMAND_PORT, PM1A_EVENT_PORT, RESET_PORT, SERIAL_PORT};
+use pit::{ControlB, Pit};
 use pm::{Line, PowerManagement};
-use reset::{Reset, Rule};
+use reset::Reset;
 use std::sync::Arc;
 
 /// Every device of a partition.
@@ -27,39 +30,59 @@ pub struct Devices {
     pub power: Arc<PowerManagement>,
     /// The communication channel.
     pub channel: Arc<Channel>,
+    /// Devices that the event thread wakes.
+    pub timed: Vec<Arc<dyn Timed>>,
     /// Ports.
     pub ports: Bus,
     /// Memory-mapped devices; this platform has none outside KVM.
     pub mmio: Bus,
 }
 
+/// What the devices are made of.
+#[derive(Debug)]
+pub struct Parts {
+    /// The console.
+    pub console: Arc<Console>,
+    /// The communication channel.
+    pub channel: Arc<Channel>,
+    /// The system control interrupt.
+    pub sci: Box<dyn Line>,
+    /// The 8254, if there is one.
+    pub pit: Option<Arc<Pit>>,
+    /// Whether there is an exit device.
+    pub exit_device: bool,
+}
+
 impl Devices {
-    /// Puts the devices on their buses. Port 0x80 (POST codes) and the PCI configuration ports are left
-    /// unclaimed: writes are dropped, and reads give all ones, which says that there is no PCI.
+    /// Puts the devices on their buses. Port 0x80 (POST codes), the PCI configuration ports, further serial ports,
+    /// VGA and DMA are left unclaimed: writes are dropped, and reads give all ones, which says that nothing is there.
     ///
     /// # Errors
     /// When two devices claim an address.
-    pub fn new(
-        console: Arc<Console>,
-        channel: Arc<Channel>,
-        sci: Box<dyn Line>,
-        exit_device: bool,
-    ) -> Result<Self, BusError> {
+    pub fn new(parts: Parts) -> Result<Self, BusError> {
+        let Parts { console, channel, sci, pit, exit_device } = parts;
         let power = Arc::new(PowerManagement::new(sci));
+        let (data, command) = keyboard::ports();
         let mut ports = vec![
-            bus::Claim::new("rtc", rtc::INDEX_PORT.into(), 2, Arc::new(rtc::Rtc::default())),
-            bus::Claim::new("keyboard reset", KEYBOARD_COMMAND_PORT.into(), 1, {
-                Arc::new(Reset::new(Rule::Equals(KEYBOARD_RESET)))
-            }),
-            bus::Claim::new("console", SERIAL_PORT.into(), 8, Arc::clone(&console) as _),
-            bus::Claim::new("power management", PM1A_EVENT_PORT.into(), pm::PORTS, Arc::clone(&power) as _),
-            bus::Claim::new("communication channel", CHANNEL_PORT.into(), 8, Arc::clone(&channel) as _),
-            bus::Claim::new("reset", RESET_PORT.into(), 1, Arc::new(Reset::new(Rule::HasBits(reset::PULSE)))),
+            Claim::new("keyboard data", keyboard::DATA_PORT.into(), 1, Arc::new(data)),
+            Claim::new("system control B", pit::CONTROL_B_PORT.into(), 1, Arc::new(ControlB::new(pit.clone()))),
+            Claim::new("keyboard command", KEYBOARD_COMMAND_PORT.into(), 1, Arc::new(command)),
+            Claim::new("rtc", rtc::INDEX_PORT.into(), 2, Arc::new(rtc::Rtc::default())),
+            Claim::new("system control A", keyboard::CONTROL_A_PORT.into(), 1, Arc::new(keyboard::ControlA)),
+            Claim::new("console", SERIAL_PORT.into(), 8, Arc::clone(&console) as _),
+            Claim::new("power management", PM1A_EVENT_PORT.into(), pm::PORTS, Arc::clone(&power) as _),
+            Claim::new("communication channel", CHANNEL_PORT.into(), 8, Arc::clone(&channel) as _),
+            Claim::new("reset", RESET_PORT.into(), 1, Arc::new(Reset)),
         ];
         if exit_device {
-            ports.push(bus::Claim::new("exit", EXIT_PORT.into(), exit::PORTS, Arc::new(exit::Exit)));
+            ports.push(Claim::new("exit", EXIT_PORT.into(), exit::PORTS, Arc::new(exit::Exit)));
         }
-        Ok(Self { console, power, channel, ports: Bus::new(ports)?, mmio: Bus::new(Vec::new())? })
+        let mut timed: Vec<Arc<dyn Timed>> = Vec::new();
+        if let Some(pit) = pit {
+            ports.push(Claim::new("8254", pit::PORT.into(), pit::PORTS, Arc::clone(&pit) as _));
+            timed.push(pit);
+        }
+        Ok(Self { console, power, channel, timed, ports: Bus::new(ports)?, mmio: Bus::new(Vec::new())? })
     }
 }
 

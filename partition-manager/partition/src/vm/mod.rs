@@ -1,19 +1,20 @@
 //! The virtual machine: what KVM is asked for, and in which order.
 //!
 //! Memory slots come before the interrupt controller: on some hosts every slot set after it costs
-//! milliseconds. There is no 8254 timer: its kernel thread would run outside of the partition. The 8259 that
-//! comes with the I/O APIC has no routes, so it raises nothing.
+//! milliseconds. KVM's 8254 is not used: its kernel thread would run outside of the partition. The 8259 that
+//! comes with the I/O APIC has no routes, so it raises nothing, unless [`Vm::connect_8259`] gives it some.
 
 pub mod cpuid;
+mod machine_check;
 pub mod processor;
 
 use crate::devices::pm::Line;
 use crate::memory::Memory;
 use frame::platform::{IDENTITY_MAP_ADDRESS, TSS_ADDRESS};
 use kvm_bindings::{
-    KVM_API_VERSION, KVM_CAP_X2APIC_API, KVM_IRQ_ROUTING_IRQCHIP, KVM_IRQCHIP_IOAPIC,
-    KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK, KVM_X2APIC_API_USE_32BIT_IDS, KvmIrqRouting, kvm_enable_cap,
-    kvm_irq_routing_entry, kvm_irq_routing_irqchip, kvm_userspace_memory_region,
+    KVM_API_VERSION, KVM_CAP_X2APIC_API, KVM_IRQ_ROUTING_IRQCHIP, KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER,
+    KVM_IRQCHIP_PIC_SLAVE, KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK, KVM_X2APIC_API_USE_32BIT_IDS, KvmIrqRouting,
+    kvm_enable_cap, kvm_irq_routing_entry, kvm_irq_routing_irqchip, kvm_irqchip, kvm_userspace_memory_region,
 };
 use kvm_ioctls::{Cap, Kvm, VmFd};
 use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
@@ -60,6 +61,8 @@ pub struct Vm {
     pub kvm: Kvm,
     /// The virtual machine.
     pub fd: Arc<VmFd>,
+    /// Whether the 8259 raises interrupts, through LINT0 of the boot processor.
+    pub has_8259: bool,
 }
 
 impl Vm {
@@ -83,7 +86,7 @@ impl Vm {
             fd.set_identity_map_address(IDENTITY_MAP_ADDRESS).map_err(call("KVM_SET_IDENTITY_MAP_ADDR"))?;
         }
         fd.create_irq_chip().map_err(call("KVM_CREATE_IRQCHIP"))?;
-        fd.set_gsi_routing(&routing()?).map_err(call("KVM_SET_GSI_ROUTING"))?;
+        fd.set_gsi_routing(&routing(false)?).map_err(call("KVM_SET_GSI_ROUTING"))?;
         let mut wide = kvm_enable_cap { cap: KVM_CAP_X2APIC_API, ..Default::default() };
         let flags = KVM_X2APIC_API_USE_32BIT_IDS | KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK;
         if let Some(argument) = wide.args.first_mut() {
@@ -92,7 +95,25 @@ impl Vm {
         if kvm.check_extension_raw(KVM_CAP_X2APIC_API.into()) & flags as i32 == flags as i32 {
             fd.enable_cap(&wide).map_err(call("KVM_ENABLE_CAP of KVM_CAP_X2APIC_API"))?;
         }
-        Ok(Self { kvm, fd: Arc::new(fd) })
+        Ok(Self { kvm, fd: Arc::new(fd), has_8259: false })
+    }
+
+    /// Gives the 8259 its interrupts too, for guests that know nothing newer. It is left as firmware leaves it:
+    /// vectors from 0x08 and 0x70 on, every input masked.
+    ///
+    /// # Errors
+    /// [`VmError::Call`].
+    pub fn connect_8259(&mut self) -> Result<(), VmError> {
+        for (chip_id, base) in [(KVM_IRQCHIP_PIC_MASTER, 0x08), (KVM_IRQCHIP_PIC_SLAVE, 0x70)] {
+            let mut chip = kvm_irqchip { chip_id, ..Default::default() };
+            self.fd.get_irqchip(&mut chip).map_err(call("KVM_GET_IRQCHIP of an 8259"))?;
+            chip.chip.pic.imr = 0xff;
+            chip.chip.pic.irq_base = base;
+            self.fd.set_irqchip(&chip).map_err(call("KVM_SET_IRQCHIP of an 8259"))?;
+        }
+        self.fd.set_gsi_routing(&routing(true)?).map_err(call("KVM_SET_GSI_ROUTING with an 8259"))?;
+        self.has_8259 = true;
+        Ok(())
     }
 
     /// Makes writes to `source`, an eventfd, raise the I/O APIC's pin `gsi` for an instant.
@@ -141,15 +162,19 @@ fn set_slots(fd: &VmFd, memory: &Memory) -> Result<(), VmError> {
     Ok(())
 }
 
-/// Every global system interrupt goes to the I/O APIC's pin of that number, none to the 8259.
-fn routing() -> Result<KvmIrqRouting, VmError> {
-    let entries: Vec<kvm_irq_routing_entry> = (0..PINS)
-        .map(|pin| {
-            let mut entry = kvm_irq_routing_entry { gsi: pin, type_: KVM_IRQ_ROUTING_IRQCHIP, ..Default::default() };
-            entry.u.irqchip = kvm_irq_routing_irqchip { irqchip: KVM_IRQCHIP_IOAPIC, pin };
-            entry
-        })
-        .collect();
+/// Every global system interrupt goes to the I/O APIC's pin of that number; those below 16 also to the 8259s, if
+/// `legacy`, except for number 2, where the second 8259 is.
+fn routing(legacy: bool) -> Result<KvmIrqRouting, VmError> {
+    let entry = |gsi: u32, irqchip: u32, pin: u32| {
+        let mut entry = kvm_irq_routing_entry { gsi, type_: KVM_IRQ_ROUTING_IRQCHIP, ..Default::default() };
+        entry.u.irqchip = kvm_irq_routing_irqchip { irqchip, pin };
+        entry
+    };
+    let mut entries: Vec<kvm_irq_routing_entry> = (0..PINS).map(|pin| entry(pin, KVM_IRQCHIP_IOAPIC, pin)).collect();
+    if legacy {
+        entries.extend((0..8).filter(|pin| *pin != 2).map(|pin| entry(pin, KVM_IRQCHIP_PIC_MASTER, pin)));
+        entries.extend((0..8).map(|pin| entry(8 + pin, KVM_IRQCHIP_PIC_SLAVE, pin)));
+    }
     KvmIrqRouting::from_entries(&entries).map_err(|_| VmError::Table("the interrupt routing"))
 }
 

@@ -1,8 +1,9 @@
 //! A virtual processor before it runs: CPUID, MSRs, local APIC, first registers.
 
 use super::cpuid::{self, Facts};
-use super::{Vm, VmError, call};
+use super::{Vm, VmError, call, machine_check};
 use crate::boot::Entry;
+use frame::launch::LaunchSpec;
 use kvm_bindings::{
     CpuId, KVM_CAP_SYNC_REGS, KVM_MAX_CPUID_ENTRIES, Msrs, kvm_cpuid_entry2, kvm_lapic_state, kvm_msr_entry,
 };
@@ -16,8 +17,9 @@ const MTRR_ON_WRITE_BACK: u64 = 1 << 11 | 6;
 /// Offsets of registers in the local APIC's page (Intel SDM, volume 3, table 12-1).
 const LVT_LINT0: usize = 0x350;
 const LVT_LINT1: usize = 0x360;
-/// Delivery by an external controller, masked: there is none.
-const MASKED_EXTINT: u32 = 1 << 16 | 7 << 8;
+/// Delivery by an external controller, the 8259.
+const EXTINT: u32 = 7 << 8;
+const MASKED: u32 = 1 << 16;
 /// Delivery as NMI.
 const NMI: u32 = 4 << 8;
 
@@ -27,14 +29,15 @@ pub struct Kit {
     offered: Vec<kvm_cpuid_entry2>,
     facts: Facts,
     sync: Vec<SyncReg>,
+    banks: Option<u64>,
 }
 
 impl Kit {
-    /// Asks KVM what it offers.
+    /// Asks KVM what it offers for a partition of `spec`, which was validated.
     ///
     /// # Errors
     /// When `KVM_GET_SUPPORTED_CPUID` fails.
-    pub fn new(vm: &Vm, processors: u32) -> Result<Self, VmError> {
+    pub fn new(vm: &Vm, spec: &LaunchSpec) -> Result<Self, VmError> {
         let offered = vm
             .kvm
             .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
@@ -47,26 +50,44 @@ impl Kit {
             .into_iter()
             .filter(|set| supported & *set as i32 != 0)
             .collect();
-        Ok(Self { offered, facts: Facts { processors, deadline, tsc_khz: None }, sync })
+        let banks = machine_check::supported(&vm.kvm);
+        Ok(Self { offered, facts: Facts { deadline, ..Facts::of(spec) }, sync, banks })
     }
 
-    /// Makes virtual processor `id`, ready to run: the boot processor, with an `entry`, at its first
+    /// The local APIC identifier of virtual processor `index`.
+    #[must_use]
+    pub fn identifier(&self, index: u32) -> u32 {
+        self.facts.id(index as usize)
+    }
+
+    /// A leaf as KVM offers it, where it does: EAX, EBX, ECX, EDX.
+    #[must_use]
+    pub fn leaf(&self, function: u32) -> Option<[u32; 4]> {
+        let found = self.offered.iter().find(|entry| entry.function == function);
+        found.map(|entry| [entry.eax, entry.ebx, entry.ecx, entry.edx])
+    }
+
+    /// Makes virtual processor number `id`, ready to run: the boot processor, with an `entry`, at its first
     /// instruction; the others where they wait for a start-up interrupt.
     ///
     /// # Errors
     /// [`VmError`] with the call that failed.
     pub fn build(&mut self, vm: &Vm, id: u32, entry: Option<&Entry>) -> Result<VcpuFd, VmError> {
         let failed = |what: &str| call(format!("{what} of virtual processor {id}"));
-        let mut fd = vm.fd.create_vcpu(id.into()).map_err(failed("KVM_CREATE_VCPU"))?;
+        let mut fd = vm.fd.create_vcpu(self.identifier(id).into()).map_err(failed("KVM_CREATE_VCPU"))?;
         if self.facts.tsc_khz.is_none() {
             self.facts.tsc_khz = fd.get_tsc_khz().ok().filter(|khz| *khz > 0);
         }
-        let table = CpuId::from_entries(&cpuid::table(&self.offered, self.facts, id))
+        let table = CpuId::from_entries(&cpuid::table(&self.offered, &self.facts, id as usize))
             .map_err(|_| VmError::Table("the CPUID table"))?;
         fd.set_cpuid2(&table).map_err(failed("KVM_SET_CPUID2"))?;
+        if let Some(banks) = self.banks {
+            machine_check::set_up(&fd, banks).map_err(failed("KVM_X86_SETUP_MCE"))?;
+        }
         set_msrs(&fd).map_err(failed("KVM_SET_MSRS"))?;
         let mut lapic = fd.get_lapic().map_err(failed("KVM_GET_LAPIC"))?;
-        set_register(&mut lapic, LVT_LINT0, MASKED_EXTINT);
+        let by_8259 = vm.has_8259 && id == 0;
+        set_register(&mut lapic, LVT_LINT0, if by_8259 { EXTINT } else { EXTINT | MASKED });
         set_register(&mut lapic, LVT_LINT1, NMI);
         fd.set_lapic(&lapic).map_err(failed("KVM_SET_LAPIC"))?;
         if let Some(entry) = entry {

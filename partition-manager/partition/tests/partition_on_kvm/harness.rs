@@ -183,10 +183,22 @@ pub struct Setup {
     pub processors: Vec<CpuSet>,
     /// The payload's command line, or a kernel with its.
     pub boot: Boot,
+    /// Where the guest sees each virtual processor; cores of one package when empty.
+    pub places: Vec<Place>,
+    /// What it sees of nodes and caches.
+    pub topology: Topology,
     /// Pins that eventfds raise.
     pub interrupts: Vec<u32>,
     /// Whether there is an exit device.
     pub exit_device: bool,
+    /// Whether there is an 8254; by the kernel when absent.
+    pub pit: Option<bool>,
+    /// The kernel's command line.
+    pub cmdline: &'static str,
+    /// The initial RAM disk.
+    pub initrd: Option<Vec<u8>>,
+    /// Multiboot modules with their command lines.
+    pub modules: Vec<(Vec<u8>, &'static str)>,
 }
 
 /// What to start.
@@ -209,8 +221,25 @@ impl Setup {
         Self::new(Boot::Kernel(code.elf()))
     }
 
+    /// A kernel, on one virtual processor with 16 MiB and an exit device.
+    pub fn kernel(file: Vec<u8>) -> Self {
+        Self::new(Boot::Kernel(file)).exit_device()
+    }
+
     fn new(boot: Boot) -> Self {
-        Self { memory: vec![16], processors: vec![CpuSet::new()], boot, interrupts: vec![], exit_device: false }
+        Self {
+            memory: vec![16],
+            processors: vec![CpuSet::new()],
+            boot,
+            places: vec![],
+            topology: Topology::default(),
+            interrupts: vec![],
+            exit_device: false,
+            pit: None,
+            cmdline: "",
+            initrd: None,
+            modules: vec![],
+        }
     }
 
     /// With this many virtual processors.
@@ -232,16 +261,24 @@ impl Setup {
             incarnation: 1,
             processors: (0..)
                 .zip(&self.processors)
-                .map(|(core, cpus)| ProcessorSpec { affinity: cpus.clone(), place: Place { core, ..Place::default() } })
+                .map(|(core, cpus)| {
+                    let place = self.places.get(core as usize).copied();
+                    let place = place.unwrap_or(Place { core, ..Place::default() });
+                    ProcessorSpec { affinity: cpus.clone(), place }
+                })
                 .collect(),
             io: CpuSet::new(),
             memory: (0..).zip(&self.memory).map(|(node, mib)| range(node, mib << 20)).collect(),
             boot: match &self.boot {
                 Boot::Payload(cmdline) => BootSpec::Diagnostics { cmdline: (*cmdline).to_owned() },
-                Boot::Kernel(_) => BootSpec::Kernel { cmdline: String::new(), initrd: false, modules: vec![] },
+                Boot::Kernel(_) => BootSpec::Kernel {
+                    cmdline: self.cmdline.to_owned(),
+                    initrd: self.initrd.is_some(),
+                    modules: self.modules.iter().map(|(_, line)| (*line).to_owned()).collect(),
+                },
             },
-            topology: Topology::default(),
-            pit: None,
+            topology: self.topology.clone(),
+            pit: self.pit,
             exit_device: self.exit_device,
             interrupts: self.interrupts.iter().map(|gsi| InterruptSpec { gsi: *gsi }).collect(),
         })
@@ -262,7 +299,7 @@ pub struct Given {
     pub doorbell: OwnedFd,
     /// Memory by node.
     pub memory: Vec<OwnedFd>,
-    kernel: Option<OwnedFd>,
+    files: Vec<OwnedFd>,
     /// Eventfds of the interrupt sources.
     pub interrupts: Vec<OwnedFd>,
 }
@@ -273,18 +310,20 @@ impl Given {
         let eventfd = || rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
         let kernel = match &setup.boot {
             Boot::Payload(_) => None,
-            Boot::Kernel(bytes) => {
-                let mut file = tempfile::tempfile()?;
-                file.write_all(bytes)?;
-                Some(file.into())
-            }
+            Boot::Kernel(bytes) => Some(bytes),
         };
+        let modules = setup.modules.iter().map(|(bytes, _)| bytes);
+        let files = kernel.into_iter().chain(&setup.initrd).chain(modules).map(|bytes| {
+            let mut file = tempfile::tempfile()?;
+            file.write_all(bytes)?;
+            Ok(file.into())
+        });
         Ok(Self {
             kvm: File::options().read(true).write(true).open("/dev/kvm")?.into(),
             record: memfd(record::SIZE)?,
             doorbell: eventfd()?,
             memory: setup.memory.iter().map(|mib| memfd(mib << 20)).collect::<Result<_>>()?,
-            kernel,
+            files: files.collect::<Result<_>>()?,
             interrupts: setup.interrupts.iter().map(|_| eventfd()).collect::<Result<_, _>>()?,
         })
     }
@@ -293,7 +332,7 @@ impl Given {
     pub fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
         let mut all = vec![self.kvm.as_fd(), self.record.as_fd(), self.doorbell.as_fd()];
         all.extend(self.memory.iter().map(AsFd::as_fd));
-        all.extend(self.kernel.iter().map(AsFd::as_fd));
+        all.extend(self.files.iter().map(AsFd::as_fd));
         all.extend(self.interrupts.iter().map(AsFd::as_fd));
         all
     }

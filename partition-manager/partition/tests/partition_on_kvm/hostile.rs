@@ -25,7 +25,9 @@ fn ports() -> Result<()> {
         .raw(&[0x31, 0xc0, 0xee, 0x66, 0xef, 0xef])
         .raw(&[0x66, 0x42, 0x75, 0xf2])
         .power_off();
-    let (last, status, partition) = Partition::end(&Setup::guest(&code))?;
+    // With everything that there is but the exit device, whose purpose is the end.
+    let setup = Setup { pit: Some(true), ..Setup::guest(&code) };
+    let (last, status, partition) = Partition::end(&setup)?;
     ensure!(last.cause == Cause::PowerOff && status == Some(0), "{last:?}");
     let (reads, writes) = (partition.exits(0, ExitReason::IoIn)?, partition.exits(0, ExitReason::IoOut)?);
     // The few ports that KVM's own devices have do not leave it.
@@ -35,7 +37,8 @@ fn ports() -> Result<()> {
 
 fn strings() -> Result<()> {
     let mut code = Code::new();
-    for port in [SERIAL_PORT, SERIAL_PORT + 3, SERIAL_PORT + 6, PM1A_EVENT_PORT, 0x70, 0x620, 0xfffe] {
+    for port in [SERIAL_PORT, SERIAL_PORT + 3, SERIAL_PORT + 6, PM1A_EVENT_PORT, 0x70, 0x620, 0xfffe, 0x40, 0x43, 0x61]
+    {
         // insb, insw, insd, then outsb, outsw, outsd of zeros; forwards, then backwards.
         for (direction, operation) in [0xfc, 0xfd].into_iter().flat_map(|direction| {
             [&[0xf3, 0x6c][..], &[0x66, 0xf3, 0x6d], &[0xf3, 0x6d], &[0xf3, 0x6e], &[0x66, 0xf3, 0x6f], &[0xf3, 0x6f]]
@@ -49,7 +52,8 @@ fn strings() -> Result<()> {
                 .raw(operation);
         }
     }
-    let (last, status, _) = Partition::end(&Setup::guest(&code.raw(&[0xfc]).power_off()))?;
+    let setup = Setup { pit: Some(true), ..Setup::guest(&code.raw(&[0xfc]).power_off()) };
+    let (last, status, _) = Partition::end(&setup)?;
     ensure!(last.cause == Cause::PowerOff && status == Some(0), "{last:?}");
     Ok(())
 }
