@@ -20,6 +20,8 @@ const MOST_ERRORS: usize = super::MOST_DIAGNOSTICS;
 const DEEPEST: u32 = 80;
 /// How the parser's message for a line without `=` begins.
 const NO_VALUE: &str = "key with no value";
+/// How it begins for what is no further key of an inline table.
+const NO_COMMA: &str = "missing comma between key-value pairs";
 
 /// The part of a text before it has more than [`MOST_ERRORS`] syntax errors: the whole, as a rule.
 ///
@@ -45,21 +47,42 @@ pub(super) fn bearable(text: &str) -> Result<(), (&str, usize)> {
     Err((text.get(..end).unwrap_or_default(), count - MOST_ERRORS))
 }
 
-/// Blanks lines that are neither a header nor `key = value`, and reports them.
+/// Blanks lines that are neither a header nor `key = value`, and those whose braces stay open, and reports
+/// them.
 ///
-/// The parser gives up the rest of the text at such a line; with the line blanked, the mistakes after it
-/// are found too. Places in the text stay what they are.
+/// The parser gives up the rest of the text at such a line, or takes it for something else; with the line
+/// blanked, the mistakes after it are found too. Places in the text stay what they are.
 pub(super) fn mend<'t>(text: &'t str, base: usize, sink: &mut Sink) -> Cow<'t, str> {
     let mut mended = Cow::Borrowed(text);
     let attempts = (MOST_PARSED / text.len().max(1)).clamp(1, MOST_ATTEMPTS);
     for _ in 1..attempts {
         let (_, found) = DeTable::parse_recoverable(&mended);
-        let cut = found.iter().find(|error| error.message().starts_with(NO_VALUE)).and_then(Error::span);
-        let Some(line) = cut.and_then(|span| line_of(&mended, span.start)) else { break };
-        sink.syntax(no_value(&mended, base, line.clone()));
+        let Some((line, diagnostic)) = found.iter().find_map(|error| culprit(&mended, base, error)) else { break };
+        sink.syntax(diagnostic);
         mended.to_mut().replace_range(line.clone(), &" ".repeat(line.len()));
     }
     mended
+}
+
+/// The line without which the rest can be read, and what is wrong with it.
+fn culprit(text: &str, base: usize, error: &Error) -> Option<(Range<usize>, Diagnostic)> {
+    let at = error.span()?.start;
+    let line = line_of(text, at)?;
+    if error.message().starts_with(NO_VALUE) {
+        let diagnostic = no_value(text, base, line.clone());
+        return Some((line, diagnostic));
+    }
+    // A brace that stays open takes in the lines below; the first of them is where the parser notices.
+    if !error.message().starts_with(NO_COMMA) || at != line.start {
+        return None;
+    }
+    let before = text.get(..line.start)?.trim_end();
+    let open = line_of(text, before.len().checked_sub(1)?)?;
+    let message = "this is not TOML: a brace is open at the end of this line, and the next does not go on with it";
+    let diagnostic = Diagnostic::of(rule::SYNTAX, message)
+        .at(base + open.end..base + open.end, "expected `}`, or a comma")
+        .help("close the brace, or write a comma where the table goes on in the next line");
+    Some((open, diagnostic))
 }
 
 /// Parses `text`, keeping the syntax errors.
