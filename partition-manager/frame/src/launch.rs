@@ -256,7 +256,7 @@ impl LaunchSpec {
         if self.memory_bytes() > MOST_MEMORY {
             return Err(LaunchError::TooMuchMemory);
         }
-        let platform = [crate::platform::PIT_GSI, crate::platform::SERIAL_GSI, crate::platform::SCI_GSI];
+        let platform = [crate::platform::PIT_GSI, crate::platform::RTC_GSI, crate::platform::SERIAL_GSI, crate::platform::SCI_GSI];
         let mut taken = Vec::new();
         for source in &self.interrupts {
             if source.gsi as usize >= MOST_INTERRUPTS || platform.contains(&source.gsi) || taken.contains(&source.gsi) {

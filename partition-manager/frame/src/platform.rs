@@ -19,6 +19,9 @@ pub const IDENTITY_MAP_ADDRESS: u64 = 0xfffb_c000;
 /// Global system interrupt of the 8254's counter 0: that of its ISA interrupt, since the MADT overrides nothing.
 pub const PIT_GSI: u32 = 0;
 
+/// Global system interrupt of the real-time clock.
+pub const RTC_GSI: u32 = 8;
+
 /// First port of the 16550 UART that is the partition's console.
 pub const SERIAL_PORT: u16 = 0x3f8;
 /// Global system interrupt of the console UART.

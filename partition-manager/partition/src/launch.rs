@@ -8,6 +8,7 @@ use crate::devices::bus::BusError;
 use crate::devices::channel::Channel;
 use crate::devices::console::Console;
 use crate::devices::pit::Pit;
+use crate::devices::rtc::Rtc;
 use crate::devices::{self, Devices};
 use crate::diagnostics;
 use crate::memory::{Memory, MemoryError};
@@ -20,7 +21,7 @@ use crate::vm::{self, Vm, VmError};
 use crossbeam_channel::Receiver;
 use frame::cpuset::CpuSet;
 use frame::launch::{BootSpec, LaunchError, LaunchSpec};
-use frame::platform::{PIT_GSI, SCI_GSI, SERIAL_GSI};
+use frame::platform::{PIT_GSI, RTC_GSI, SCI_GSI, SERIAL_GSI};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -126,7 +127,7 @@ impl Partition {
         if pit {
             vm.connect_8259()?;
         }
-        let pit = pit.then(|| interval_timer(&vm)).transpose()?;
+        let pit = pit.then(|| alarm(&vm, PIT_GSI)).transpose()?.map(|alarm| Arc::new(Pit::new(alarm)));
         let devices = devices(&vm, &record, given.doorbell, mailbox, pit, spec.exit_device)?;
         let interrupts: Vec<EventFd> = given.interrupts.into_iter().map(vm::eventfd).collect();
         for (source, eventfd) in spec.interrupts.iter().zip(&interrupts) {
@@ -192,14 +193,15 @@ fn devices(
     let console = Arc::new(Console::new(Arc::clone(record), doorbell, interrupt));
     let channel = Arc::new(Channel::new(mailbox.wake.try_clone().map_err(system("a descriptor"))?));
     let sci = vm.line(SCI_GSI);
-    Ok(Arc::new(Devices::new(devices::Parts { console, channel, sci, pit, exit_device })?))
+    let rtc = Arc::new(Rtc::new(alarm(vm, RTC_GSI)?));
+    Ok(Arc::new(Devices::new(devices::Parts { console, channel, sci, rtc, pit, exit_device })?))
 }
 
-/// The 8254, on its own interrupt.
-fn interval_timer(vm: &Vm) -> Result<Arc<Pit>, LaunchFailure> {
-    let interrupt = EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC).map_err(system("the timer's interrupt"))?;
-    vm.wire(&interrupt, PIT_GSI)?;
-    Ok(Arc::new(Pit::new(Alarm::new(interrupt).map_err(system("the timer"))?)))
+/// A timer on an interrupt.
+fn alarm(vm: &Vm, gsi: u32) -> Result<Alarm, LaunchFailure> {
+    let interrupt = EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC).map_err(system("a timer's interrupt"))?;
+    vm.wire(&interrupt, gsi)?;
+    Alarm::new(interrupt).map_err(system("a timer"))
 }
 
 /// Leaves the tables by which the guest knows its machine.

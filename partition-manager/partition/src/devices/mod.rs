@@ -19,6 +19,7 @@ use frame::platform::{CHANNEL_PORT, EXIT_PORT, KEYBOARD_COMMAND_PORT, PM1A_EVENT
 use pit::{ControlB, Pit};
 use pm::{Line, PowerManagement};
 use reset::Reset;
+use rtc::Rtc;
 use std::sync::Arc;
 
 /// Every device of a partition.
@@ -47,6 +48,8 @@ pub struct Parts {
     pub channel: Arc<Channel>,
     /// The system control interrupt.
     pub sci: Box<dyn Line>,
+    /// The real-time clock.
+    pub rtc: Arc<Rtc>,
     /// The 8254, if there is one.
     pub pit: Option<Arc<Pit>>,
     /// Whether there is an exit device.
@@ -60,14 +63,14 @@ impl Devices {
     /// # Errors
     /// When two devices claim an address.
     pub fn new(parts: Parts) -> Result<Self, BusError> {
-        let Parts { console, channel, sci, pit, exit_device } = parts;
+        let Parts { console, channel, sci, rtc, pit, exit_device } = parts;
         let power = Arc::new(PowerManagement::new(sci));
         let (data, command) = keyboard::ports();
         let mut ports = vec![
             Claim::new("keyboard data", keyboard::DATA_PORT.into(), 1, Arc::new(data)),
             Claim::new("system control B", pit::CONTROL_B_PORT.into(), 1, Arc::new(ControlB::new(pit.clone()))),
             Claim::new("keyboard command", KEYBOARD_COMMAND_PORT.into(), 1, Arc::new(command)),
-            Claim::new("rtc", rtc::INDEX_PORT.into(), 2, Arc::new(rtc::Rtc::default())),
+            Claim::new("rtc", rtc::INDEX_PORT.into(), 2, Arc::clone(&rtc) as _),
             Claim::new("system control A", keyboard::CONTROL_A_PORT.into(), 1, Arc::new(keyboard::ControlA)),
             Claim::new("console", SERIAL_PORT.into(), 8, Arc::clone(&console) as _),
             Claim::new("power management", PM1A_EVENT_PORT.into(), pm::PORTS, Arc::clone(&power) as _),
@@ -77,7 +80,7 @@ impl Devices {
         if exit_device {
             ports.push(Claim::new("exit", EXIT_PORT.into(), exit::PORTS, Arc::new(exit::Exit)));
         }
-        let mut timed: Vec<Arc<dyn Timed>> = Vec::new();
+        let mut timed: Vec<Arc<dyn Timed>> = vec![rtc];
         if let Some(pit) = pit {
             ports.push(Claim::new("8254", pit::PORT.into(), pit::PORTS, Arc::clone(&pit) as _));
             timed.push(pit);

@@ -69,9 +69,9 @@ impl Chip {
         let which = usize::from(word >> 6);
         if let Some(counter) = self.counters.get_mut(which) {
             if word & 0x30 == 0 {
-                counter.latch(now)
+                counter.latch(now);
             } else {
-                counter.control(word)
+                counter.control(word);
             }
             return;
         }
@@ -112,7 +112,7 @@ impl Chip {
 
 /// The bit that changes with every refresh of a PC's memory, by which old programs measure time.
 const fn refresh(now: u64) -> u8 {
-    ((now / REFRESH & 1) as u8) << 4
+    ((now / REFRESH % 2) as u8) << 4
 }
 
 #[derive(Debug)]
