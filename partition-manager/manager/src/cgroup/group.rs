@@ -144,12 +144,12 @@ impl Groups {
     /// # Errors
     /// [`GroupError`].
     pub fn doors(&self, partition: &Name) -> Result<Vec<OwnedFd>, GroupError> {
-        let open = |directory: PathBuf| {
-            let path = directory.join("cgroup.procs");
+        let open = |(hierarchy, directory): (&Hierarchy, PathBuf)| {
+            let path = directory.join(door(hierarchy));
             let file = fs::OpenOptions::new().write(true).open(&path).map_err(failed(&path, "opened"))?;
             Ok(file.into())
         };
-        self.of(partition).into_iter().map(open).collect()
+        self.used.iter().zip(self.of(partition)).map(open).collect()
     }
 
     /// The groups of partitions that are there now: name and directory.
@@ -175,6 +175,14 @@ impl Groups {
             let _ = fs::remove_dir(hierarchy.base.join(ALL_FRAMES));
         }
     }
+}
+
+/// The file by which a process that has one thread joins a group. To move a whole process, the kernel waits
+/// until no process of the host can be forking, ending or starting a program, which takes milliseconds; a thread
+/// that moves only itself spares that (kernel/cgroup/cgroup.c, `cgroup_procs_write_start`). Version 2 lets only
+/// threaded groups be joined so.
+const fn door(hierarchy: &Hierarchy) -> &'static str {
+    if hierarchy.unified { "cgroup.procs" } else { "tasks" }
 }
 
 /// The processes of a group.
