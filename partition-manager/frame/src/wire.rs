@@ -15,6 +15,13 @@ pub const VERSION: u16 = 1;
 pub const LARGEST_PACKET: usize = 128 * 1024;
 /// Most descriptors beside one packet (Linux, `SCM_MAX_FD`).
 pub const MOST_DESCRIPTORS: usize = 253;
+/// Largest epoch: an epoch is about the milliseconds since 1970, and it must fit the integers of a database.
+pub const LARGEST_EPOCH: u64 = 1 << 62;
+/// By how much an epoch may be higher than the one before, as far as a partition believes it: ten years. So that
+/// one wild number does not lock out all managers to come.
+pub const LARGEST_STEP: u64 = 10 * 366 * 24 * 3600 * 1000;
+/// The highest epoch that a partition believes first: the year 9999.
+pub const LARGEST_FIRST_EPOCH: u64 = 253_402_300_800_000;
 /// Most console input in one packet, bytes.
 pub const LARGEST_INPUT: usize = 1024;
 

@@ -12,6 +12,16 @@ pub fn may(socket: impl AsFd, group: u32) -> bool {
     decide((peer.uid.as_raw(), peer.gid.as_raw()), &groups, rustix::process::geteuid().as_raw(), group)
 }
 
+/// Whether whoever connected is the superuser, this user, or the user who made `listener` listen, whose
+/// credentials the kernel keeps with it (`SO_PEERCRED`, `unix(7)`): a partition's own user may be another than
+/// its manager's. Without an answer nobody is.
+#[must_use]
+pub fn may_manage(socket: impl AsFd, listener: impl AsFd) -> bool {
+    let Ok(peer) = rustix::net::sockopt::socket_peercred(socket) else { return false };
+    let maker = rustix::net::sockopt::socket_peercred(listener).map(|maker| maker.uid);
+    peer.uid.is_root() || peer.uid == rustix::process::geteuid() || maker.is_ok_and(|maker| maker == peer.uid)
+}
+
 fn decide((uid, gid): (u32, u32), groups: &[u32], own: u32, group: u32) -> bool {
     uid == 0 || uid == own || gid == group || groups.contains(&group)
 }
@@ -55,6 +65,17 @@ mod tests {
         assert!(decide((7, 1000), &[], 0, 1000));
         assert!(decide((7, 7), &[8, 1000], 0, 1000));
         assert!(!decide((7, 7), &[8], 1000, 1000));
+    }
+
+    #[test]
+    fn whoever_listens_may_manage() {
+        let directory = tempfile::tempdir().unwrap();
+        let listener = crate::packet::listen(&directory.path().join("s")).unwrap();
+        let connected = crate::packet::connect(&directory.path().join("s")).unwrap();
+        let accepted = crate::packet::accept(&listener).unwrap();
+        assert!(may_manage(&accepted, &listener) && may_manage(&connected, &listener));
+        let nothing = std::fs::File::open("/dev/null").unwrap();
+        assert!(!may_manage(&nothing, &listener));
     }
 
     #[test]

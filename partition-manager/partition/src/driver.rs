@@ -11,7 +11,7 @@ use crate::vcpu::{Mailbox, Message};
 use crossbeam_channel::{Receiver, bounded};
 use frame::launch::{LaunchSpec, MOST_PROCESSORS};
 use frame::record::{Cause, Final};
-use frame::wire::{LARGEST_INPUT, Packet, Report, Request, Welcome};
+use frame::wire::{LARGEST_EPOCH, LARGEST_FIRST_EPOCH, LARGEST_INPUT, LARGEST_STEP, Packet, Report, Request, Welcome};
 use os::packet::{self, PacketError};
 use rustix::event::epoll;
 use rustix::net::Shutdown;
@@ -26,6 +26,8 @@ use vmm_sys_util::eventfd::EventFd;
 const MOST_STRANGERS: usize = 4;
 /// How often a virtual processor that has a command and does not take it is kicked again.
 const KICK_AGAIN: Duration = Duration::from_millis(10);
+/// How long no connection is taken after one could not be.
+const DEAF: Duration = Duration::from_millis(100);
 /// Messages that can wait: a virtual processor says three in its life.
 const MESSAGES: usize = 4 * MOST_PROCESSORS;
 /// Packets that are taken from one connection, and connections that are taken, before others have their turn.
@@ -66,6 +68,8 @@ pub struct Driver {
     mailbox: Mailbox,
     messages: Receiver<(u32, Message)>,
     deadline: Option<Instant>,
+    /// When the listening socket is watched again.
+    deaf_until: Option<Instant>,
     partition: Option<Partition>,
     ended: Option<Box<Final>>,
     status: Option<u8>,
@@ -99,6 +103,7 @@ impl Driver {
             mailbox,
             messages,
             deadline: None,
+            deaf_until: None,
             partition: None,
             ended: None,
             status: None,
@@ -137,6 +142,9 @@ impl Driver {
                 self.deadline = None;
                 self.step(Input::Elapsed, Payload::None);
             }
+            if self.deaf_until.is_some_and(|until| Instant::now() >= until) {
+                self.listen(true);
+            }
             self.kick_again();
         }
     }
@@ -161,7 +169,8 @@ impl Driver {
 
     /// Until the deadline, but no longer than until the next kick, where one may be needed.
     fn timeout(&self) -> Option<rustix::time::Timespec> {
-        let until = self.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        let first = self.deadline.into_iter().chain(self.deaf_until).min();
+        let until = first.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         let wait = match until {
             Some(until) if self.is_behind() => Some(until.min(KICK_AGAIN)),
             None if self.is_behind() => Some(KICK_AGAIN),
@@ -194,10 +203,16 @@ impl Driver {
             let socket = match packet::accept(&self.listener) {
                 Ok(socket) => socket,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-                // Without room for a descriptor, a silent connection makes some for the next try.
-                Err(_) => return self.drop_stranger(0),
+                Err(_) => {
+                    // Without room for a descriptor, a silent connection makes some for the next try. Until then
+                    // whoever waits must not keep this thread busy.
+                    self.drop_stranger(0);
+                    self.listen(false);
+                    return;
+                }
             };
-            if rustix::io::ioctl_fionbio(&socket, true).is_err() {
+            // Only the superuser and whoever made the socket listen are managers.
+            if !os::peer::may_manage(&socket, &self.listener) || rustix::io::ioctl_fionbio(&socket, true).is_err() {
                 continue;
             }
             self.drop_stranger(MOST_STRANGERS - 1);
@@ -207,6 +222,14 @@ impl Driver {
                 self.connections.push((id, socket));
             }
         }
+    }
+
+    /// Watches the listening socket, or does not for a while.
+    fn listen(&mut self, now: bool) {
+        let flags = if now { epoll::EventFlags::IN } else { epoll::EventFlags::empty() };
+        let changed = epoll::modify(&self.epoll, &self.listener, epoll::EventData::new_u64(LISTENER), flags);
+        // The system call needs no memory; were it to fail, the next try is as good.
+        self.deaf_until = (!now || changed.is_err()).then(|| Instant::now() + DEAF);
     }
 
     /// Closes the oldest connection that is not the manager's, if there are more than `most`.
@@ -257,6 +280,14 @@ impl Driver {
     }
 
     fn take(&mut self, from: Connection, packet: Packet<Request>, descriptors: Vec<OwnedFd>) {
+        let highest = self.lifecycle.epoch();
+        if !is_plausible(highest, packet.epoch) {
+            // Believed, it would lock out every manager to come.
+            let reason = format!("epoch {} is far beyond {highest}, the highest that was served", packet.epoch);
+            self.send(from, Report::Refused { reason }, &[]);
+            self.step(Input::Lost(from), Payload::None);
+            return;
+        }
         let (asked, payload) = sort(packet.message, descriptors);
         self.step(Input::Packet { from, epoch: packet.epoch, asked }, payload);
     }
@@ -401,6 +432,12 @@ impl Driver {
     }
 }
 
+/// Whether a manager's epoch can be: epochs are about the milliseconds since 1970, and only grow.
+fn is_plausible(highest: u64, epoch: u64) -> bool {
+    let most = if highest == 0 { LARGEST_FIRST_EPOCH } else { highest.saturating_add(LARGEST_STEP) };
+    epoch <= most.min(LARGEST_EPOCH)
+}
+
 /// What a request asks for, and what comes with it. Descriptors where none belong are closed.
 fn sort(request: Request, descriptors: Vec<OwnedFd>) -> (Asked, Payload) {
     let asked = match request {
@@ -434,4 +471,18 @@ fn leave(socket: &OwnedFd) {
 fn chain(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(error.source(), |cause| cause.source());
     causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wild_epochs_are_not_believed() {
+        let today = 1_800_000_000_000;
+        assert!(is_plausible(0, 0) && is_plausible(0, today) && !is_plausible(0, u64::MAX));
+        assert!(is_plausible(today, today + 1) && is_plausible(today, today - 1));
+        assert!(is_plausible(today, today + LARGEST_STEP) && !is_plausible(today, today + LARGEST_STEP + 1));
+        assert!(!is_plausible(LARGEST_EPOCH, LARGEST_EPOCH + 1));
+    }
 }
