@@ -323,10 +323,13 @@ impl Driver {
         let accepted = self.going.as_ref().is_some_and(|going| going.accepted);
         let orderly = match end {
             End::Exited(0) => true,
-            End::Unknown => stopping || accepted,
-            End::Exited(_) | End::Signalled(_) => false,
+            // One that said that it ends has nothing left to bring down: a frame is not begun again because its
+            // manager hung over its own end.
+            End::Unknown => stopping || (accepted && !hung),
+            End::Signalled(_) => stopping && hung,
+            End::Exited(_) => false,
         };
-        if orderly && !hung {
+        if orderly {
             return Some(Outcome::Down);
         }
         // One that could not begin may have found another one in control.

@@ -19,6 +19,8 @@ use std::time::{Duration, Instant};
 pub const BEAT: Duration = Duration::from_millis(500);
 /// Silence after which a daemon that was ready is called hung.
 pub const SILENCE: Duration = Duration::from_secs(2);
+/// Silence after which a daemon that said that it ends is called hung.
+pub const STOPPING_SILENCE: Duration = Duration::from_secs(10);
 /// Silence after which a daemon that is not ready yet is called hung.
 pub const START_SILENCE: Duration = Duration::from_secs(20);
 /// A daemon that ends before this age died young: the next one waits longer.
@@ -27,11 +29,15 @@ pub const YOUNG: Duration = Duration::from_secs(10);
 pub const FIRST_DELAY: Duration = Duration::from_millis(5);
 /// Longest delay before a new start.
 pub const LONGEST_DELAY: Duration = Duration::from_secs(2);
+/// Longest delay before a new start after a daemon that had been ready: it may have been killed for no fault of
+/// its own, and what it is for waits.
+pub const READY_DELAY: Duration = Duration::from_millis(320);
 
 /// The judgement whether a daemon answers.
 #[derive(Clone, Debug)]
 pub struct Pulse {
     ready: bool,
+    stopping: bool,
     heard: Instant,
     looked: Instant,
 }
@@ -40,7 +46,7 @@ impl Pulse {
     /// A daemon that is given its full time from `now` on.
     #[must_use]
     pub const fn new(now: Instant, ready: bool) -> Self {
-        Self { ready, heard: now, looked: now }
+        Self { ready, stopping: false, heard: now, looked: now }
     }
 
     /// Judges at `now`, after everything that arrived was taken: true when the daemon is hung.
@@ -63,12 +69,21 @@ impl Pulse {
         self.ready
     }
 
+    /// The daemon said that it ends: it may say nothing more, and has some time for what is left to do.
+    pub const fn stops(&mut self) {
+        self.stopping = true;
+    }
+
     const fn allowance(&self) -> Duration {
-        if self.ready { SILENCE } else { START_SILENCE }
+        match (self.stopping, self.ready) {
+            (true, _) => STOPPING_SILENCE,
+            (false, true) => SILENCE,
+            (false, false) => START_SILENCE,
+        }
     }
 }
 
-/// The delay before the next start: 5 ms, doubled up to 2 s while daemons die young.
+/// The delay before the next start: 5 ms, doubled up to 2 s while daemons die young, less after one that was ready.
 #[derive(Clone, Debug)]
 pub struct Backoff {
     next: Duration,
@@ -81,12 +96,12 @@ impl Default for Backoff {
 }
 
 impl Backoff {
-    /// The delay after a daemon that lived for `age`.
-    pub fn after(&mut self, age: Duration) -> Duration {
+    /// The delay after a daemon that lived for `age`, and was `ready` or never was.
+    pub fn after(&mut self, age: Duration, ready: bool) -> Duration {
         if age >= YOUNG {
             self.next = FIRST_DELAY;
         }
-        let delay = self.next;
+        let delay = if ready { self.next.min(READY_DELAY) } else { self.next };
         self.next = (delay * 2).min(LONGEST_DELAY);
         delay
     }
@@ -273,6 +288,7 @@ impl Keeper {
             }
             if said.stopping && !kept.stopping {
                 kept.stopping = true;
+                kept.pulse.stops();
                 changes.push(Change::Stopping);
             }
             if said.ready && !kept.pulse.is_ready() {
@@ -293,10 +309,11 @@ impl Keeper {
                     hung: kept.killed,
                     ready: kept.pulse.is_ready(),
                 });
-                let delay = self.backoff.after(now.saturating_duration_since(kept.started));
+                let ready = kept.pulse.is_ready();
+                let delay = self.backoff.after(now.saturating_duration_since(kept.started), ready);
                 self.kept = None;
                 self.due = restart.then(|| now + delay);
-            } else if hung && !kept.killed && !kept.stopping {
+            } else if hung && !kept.killed {
                 kept.killed = true;
                 kept.handle.signal(Signal::KILL)?;
                 changes.push(Change::Hung(silent));
@@ -306,7 +323,7 @@ impl Keeper {
             changes.push(match command().and_then(|command| self.start(command, now)) {
                 Ok(identity) => Change::Started(identity),
                 Err(error) => {
-                    self.due = Some(now + self.backoff.after(Duration::ZERO));
+                    self.due = Some(now + self.backoff.after(Duration::ZERO, false));
                     Change::StartFailed(error)
                 }
             });
@@ -423,6 +440,19 @@ mod tests {
     }
 
     #[test]
+    fn a_daemon_that_hangs_over_its_end_is_hung() {
+        let start = Instant::now();
+        let mut pulse = Pulse::new(start, true);
+        pulse.stops();
+        let mut now = start;
+        while now <= start + STOPPING_SILENCE {
+            assert!(!pulse.is_hung(now, false, false), "it has time to end");
+            now += TICK;
+        }
+        assert!(pulse.is_hung(now, false, false));
+    }
+
+    #[test]
     fn a_parent_that_was_away_does_not_blame_the_daemon() {
         let start = Instant::now();
         let mut pulse = Pulse::new(start, true);
@@ -443,13 +473,14 @@ mod tests {
     #[test]
     fn delays_double_while_daemons_die_young() {
         let mut backoff = Backoff::default();
-        assert_eq!(backoff.after(Duration::ZERO), FIRST_DELAY);
-        assert_eq!(backoff.after(Duration::ZERO), FIRST_DELAY * 2);
+        assert_eq!(backoff.after(Duration::ZERO, false), FIRST_DELAY);
+        assert_eq!(backoff.after(Duration::ZERO, true), FIRST_DELAY * 2);
         for _ in 0..20 {
-            backoff.after(Duration::from_secs(1));
+            backoff.after(Duration::from_secs(1), false);
         }
-        assert_eq!(backoff.after(Duration::from_secs(1)), LONGEST_DELAY);
-        assert_eq!(backoff.after(YOUNG), FIRST_DELAY);
+        assert_eq!(backoff.after(Duration::from_secs(1), false), LONGEST_DELAY);
+        assert_eq!(backoff.after(Duration::from_secs(1), true), READY_DELAY);
+        assert_eq!(backoff.after(YOUNG, true), FIRST_DELAY);
     }
 
     /// Looks until `wanted` is among the changes, waiting on what the keeper waits on.
