@@ -3,8 +3,12 @@
 mod claims;
 mod death;
 mod demo;
+mod examples;
+mod exit_status;
 mod lifecycle;
 mod mistakes;
+mod plan;
+mod scale;
 mod shutdown;
 
 use anyhow::Result;
@@ -32,6 +36,7 @@ const TESTS: &[Test] = &[
     ("lifecycle::a_partition_has_the_processors_it_was_given", lifecycle::processors, host::lacks_kvm),
     ("lifecycle::one_console_session_at_a_time", lifecycle::one_session, host::lacks_kvm),
     ("lifecycle::exit_statuses_follow_the_contract", lifecycle::statuses, host::lacks_kvm),
+    ("exit_status::it_is_kept_and_shown_until_the_next_start", exit_status::kept, host::lacks_kvm),
     ("shutdown::a_guest_is_asked_and_agrees", shutdown::asked, host::lacks_kvm),
     ("shutdown::a_guest_that_denies_keeps_running", shutdown::denied, host::lacks_kvm),
     ("shutdown::a_hung_guest_is_brought_down_by_the_ladder", shutdown::hung, host::lacks_kvm),
@@ -49,12 +54,23 @@ const TESTS: &[Test] = &[
     ("claims::two_frames_may_not_use_one_cpu", claims::one_frame_each, kvm_and_root),
     ("claims::two_frames_share_when_both_say_so", claims::shared, kvm_and_root),
     ("claims::a_claim_lasts_as_long_as_a_partition", claims::outlives_the_daemons, kvm_and_root),
+    ("plan::a_plan_is_drawn_with_and_without_colours", plan::drawn, nothing),
+    ("plan::a_plan_is_drawn_as_svg", plan::document, nothing),
+    ("plan::a_plan_for_another_machine", plan::elsewhere, nothing),
+    ("plan::a_plan_keeps_what_a_running_frame_owns", plan::running, host::lacks_kvm),
+    ("examples::consolidation_runs_fifty_tenants", examples::consolidation, host::lacks_kvm),
+    ("examples::fault_injection_leaves_the_witness_alone", examples::fault_injection, host::lacks_kvm),
+    ("examples::linux_names_its_files_and_runs", examples::linux, host::lacks_kvm),
+    ("examples::real_time_has_whole_cores_and_huge_pages_on_two_sockets", examples::real_time_planned, nothing),
+    ("examples::real_time_runs", examples::real_time_runs, kvm_and_cpus),
     ("mistakes::three_mistakes_are_all_reported", mistakes::three, nothing),
     ("mistakes::a_missing_kernel_is_refused", mistakes::missing_kernel, nothing),
     ("mistakes::a_kernel_cut_short_is_refused", mistakes::cut_short, nothing),
     ("mistakes::sixteen_exabytes_are_refused", mistakes::exabytes, nothing),
     ("mistakes::a_kvm_that_is_absent_is_said", mistakes::kvm_absent, host::lacks_root),
     ("mistakes::a_kvm_that_is_not_permitted_is_said", mistakes::kvm_not_permitted, kvm_and_root),
+    ("scale::two_hundred_partitions_run_and_none_makes_the_next_slower", scale::two_hundred, host::lacks_kvm),
+    ("scale::a_thousand_partitions_are_listed_at_once", scale::a_thousand_listed, host::lacks_kvm),
 ];
 
 fn main() {
@@ -71,6 +87,10 @@ fn main() {
         }
     });
     libtest_mimic::run(&arguments, trials.collect()).exit();
+}
+
+fn kvm_and_cpus() -> Option<String> {
+    host::lacks_kvm().or_else(examples::lacks_cpus)
 }
 
 /// Two partitions of the built-in payload on shared processors.
