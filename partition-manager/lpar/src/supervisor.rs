@@ -199,6 +199,9 @@ impl Supervisor {
             Err(error) if before.is_some() => self.say(format!("error: {error}")),
             noted => noted?,
         }
+        if self.job.file.is_some() && sockets::held_below(&self.job.root.run).is_empty() {
+            clean::retire_journal(&self.job.root);
+        }
         let socket = self.job.root.service_processor_notify_socket();
         let mut keeper =
             Keeper::new(&socket, Instant::now()).with_context(|| format!("cannot listen at {}", socket.display()))?;
@@ -280,6 +283,10 @@ impl Supervisor {
                 silent.as_millis()
             )),
             Change::Stopping => {}
+            Change::Ended { stopping: true, hung: true, .. } => refuse!(
+                "the service processor of frame {} did not end and was killed; what was left was ended",
+                self.job.frame
+            ),
             Change::Ended { end: End::Exited(0), .. } => return Ok(true),
             Change::Ended { end: End::Unknown, stopping: true, .. } => return Ok(true),
             Change::Ended { end, hung, .. } => {

@@ -12,8 +12,10 @@ use crate::supervisor::{Job, Log, Supervisor, open_log, tail, tail_of};
 use crate::verbs::{json, partitions_table, print};
 use crate::watch::Watch;
 use anyhow::Context;
-use frame::api::{DownRequest, PARTITIONS, PartitionRow};
+use frame::api::{DownRequest, EVENTS, PARTITIONS, PartitionRow};
+use frame::code::Code;
 use frame::declare::Frame;
+use frame::event::LoggedEvent;
 use frame::name::Name;
 use frame::root::Root;
 use frame::state::State;
@@ -119,8 +121,7 @@ fn attached(root: &Root, frame: &Frame, declaration: &Declaration, claimant: Cla
     let Some(supervisor) = Supervisor::new(job)? else {
         refuse!("frame {} is being brought up or down by somebody else just now; try again", frame.name);
     };
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
-    let since = u64::try_from(since).unwrap_or(u64::MAX);
+    let since = now();
     let watch = Watch::start(root, since, table).context("cannot show the frame")?;
     let result = supervisor.run();
     watch.end(result.is_ok());
@@ -139,6 +140,7 @@ fn make(root: &Root) -> Outcome {
 fn detached(common: &Common, root: &Root, frame: &Frame, declaration: &Declaration) -> Outcome {
     // Held open, it can be read when the supervisor has removed everything.
     let log = log(root)?;
+    let since = now();
     let mut supervisor = spawn(root, Some(declaration.path()), None, &log)?;
     let started = Instant::now();
     let manager = Client::new(&root.manager_socket(), ORDINARY);
@@ -163,6 +165,9 @@ fn detached(common: &Common, root: &Root, frame: &Frame, declaration: &Declarati
         }
         std::thread::sleep(TICK);
     };
+    for event in left_behind(root, since) {
+        say!("note: {event}");
+    }
     if common.json {
         json(&rows)?;
     } else {
@@ -177,6 +182,22 @@ fn detached(common: &Common, root: &Root, frame: &Frame, declaration: &Declarati
         return Ok(());
     }
     refuse!("{}; the rest of frame {} is up", failed.join("; "), frame.name)
+}
+
+/// The wall clock, nanoseconds since 1970-01-01 UTC.
+fn now() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
+    u64::try_from(since).unwrap_or(u64::MAX)
+}
+
+/// What an earlier run left and this start dealt with, since the time `since`. Nothing when it cannot be asked:
+/// it is in the event log.
+fn left_behind(root: &Root, since: u64) -> Vec<String> {
+    let service_processor = Client::new(&root.service_processor_socket(), ORDINARY);
+    let newest: Vec<LoggedEvent> = service_processor.get(&format!("{EVENTS}?last=100")).unwrap_or_default();
+    let of_now = newest.into_iter().filter(|logged| logged.event.time >= since);
+    let left = of_now.filter(|logged| logged.event.code == Code::LeftoverRemoved);
+    left.map(|logged| crate::show::plain(&logged.event.text)).collect()
 }
 
 /// Whether every partition that starts with the frame was started, or failed.

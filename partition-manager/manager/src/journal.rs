@@ -40,6 +40,14 @@ pub enum JournalError {
     Form(#[from] serde_json::Error),
 }
 
+impl JournalError {
+    /// Whether it says that the journal cannot be used just now, rather than that it is of no use.
+    #[must_use]
+    pub fn passes(&self) -> bool {
+        matches!(self, Self::Database(error) if passes(error))
+    }
+}
+
 /// What is kept of one partition.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Kept {
@@ -68,6 +76,8 @@ pub struct Opened {
     pub journal: Journal,
     /// A sentence for each thing that was found and put aside.
     pub aside: Vec<String>,
+    /// Whether it began anew in place of one that was of no use.
+    pub lost: bool,
 }
 
 /// Whether an error says that the database cannot be used just now, rather than that it is of no use.
@@ -96,6 +106,11 @@ fn side_files(path: &Path) -> [PathBuf; 3] {
     })
 }
 
+/// Where whoever ends a frame with everything puts its journal, so that the next run knows.
+fn ended(path: &Path) -> PathBuf {
+    path.with_extension("db.ended")
+}
+
 /// Removes a journal and its side files; what cannot be removed stays.
 pub fn remove(path: &Path) {
     for file in side_files(path) {
@@ -112,6 +127,7 @@ pub fn remove(path: &Path) {
 pub fn open(path: &Path, boot: &str, frame: &Name) -> Result<Opened, JournalError> {
     let mut aside = Vec::new();
     let mut journal = attempt(path, &mut aside)?;
+    let mut lost = !aside.is_empty();
     if let Some(reason) = journal.unfit(boot, frame)? {
         let kept = path.with_extension("db.stale");
         drop(journal);
@@ -121,10 +137,16 @@ pub fn open(path: &Path, boot: &str, frame: &Name) -> Result<Opened, JournalErro
         }
         aside.push(format!("the journal {reason} and was put aside as {}", kept.display()));
         journal = attempt(path, &mut aside)?;
+        lost = true;
     }
-    journal.set_fact("boot", &boot)?;
-    journal.set_fact("frame", &frame)?;
-    Ok(Opened { journal, aside })
+    // Nothing is written that stands there: on a full disk the journal can be used as it is.
+    for (fact, value) in [("boot", boot), ("frame", frame.as_str())] {
+        if journal.fact::<String>(fact)?.as_deref() != Some(value) {
+            journal.set_fact(fact, &value)?;
+        }
+    }
+    aside.extend(journal.inherit(path));
+    Ok(Opened { journal, aside, lost })
 }
 
 fn attempt(path: &Path, aside: &mut Vec<String>) -> Result<Journal, JournalError> {
@@ -189,9 +211,17 @@ impl Journal {
     /// # Errors
     /// [`JournalError`]; then no epoch was begun.
     pub fn begin_epoch(&self, wall: u64) -> Result<u64, JournalError> {
-        let epoch = self.epoch()?.unwrap_or(0).saturating_add(1).max(wall);
+        let epoch = self.next_epoch(wall)?;
         self.set_fact("epoch", &epoch)?;
         Ok(epoch)
+    }
+
+    /// The epoch that [`Journal::begin_epoch`] would begin.
+    ///
+    /// # Errors
+    /// [`JournalError`].
+    pub fn next_epoch(&self, wall: u64) -> Result<u64, JournalError> {
+        Ok(self.epoch()?.unwrap_or(0).saturating_add(1).max(wall))
     }
 
     /// The highest epoch that was begun.
@@ -227,6 +257,73 @@ impl Journal {
         }
         transaction.commit()?;
         Ok(())
+    }
+
+    /// Writes down where a partition is, and puts events into the outbox: all or nothing. Gives how many events
+    /// went for them, as [`Journal::put`] does.
+    ///
+    /// # Errors
+    /// [`JournalError`].
+    pub fn keep_with(&mut self, kept: &Kept, events: &[Event]) -> Result<u64, JournalError> {
+        let transaction = self.database.transaction()?;
+        let sql = "INSERT INTO partition VALUES (?1, ?2) ON CONFLICT (name) DO UPDATE SET body = excluded.body";
+        let body = serde_json::to_string(kept)?;
+        transaction.prepare_cached(sql)?.execute(params![kept.declared.name.as_str(), body])?;
+        let mut dropped = 0;
+        for event in events {
+            dropped += put(&transaction, event)?;
+        }
+        transaction.commit()?;
+        Ok(dropped)
+    }
+
+    /// Takes over what a run of the frame left that was ended with everything: the events that nobody has heard
+    /// of. Gives a sentence for each thing that was found.
+    fn inherit(&mut self, path: &Path) -> Vec<String> {
+        let left = ended(path);
+        if !left.exists() {
+            return vec![];
+        }
+        match self.inherit_from(&left) {
+            Ok(found) => {
+                remove(&left);
+                found
+            }
+            // On a full disk it stays for the next manager.
+            Err(error) if error.passes() => vec![],
+            Err(error) => {
+                remove(&left);
+                vec![format!(
+                    "the journal {} of an earlier run cannot be read and was removed: {error:?}",
+                    left.display()
+                )]
+            }
+        }
+    }
+
+    fn inherit_from(&mut self, left: &Path) -> Result<Vec<String>, JournalError> {
+        let other = Self { database: database::open(left, Durability::Process, STEPS)?.connection };
+        let kept = other.partitions()?;
+        let active: Vec<&str> =
+            kept.iter().filter(|kept| kept.lifecycle.is_active()).map(|kept| kept.declared.name.as_str()).collect();
+        let events = other.oldest(usize::try_from(LARGEST_OUTBOX).unwrap_or(usize::MAX))?;
+        let transaction = self.database.transaction()?;
+        for event in &events {
+            put(&transaction, event)?;
+        }
+        transaction.commit()?;
+        let mut found = Vec::new();
+        if !active.is_empty() {
+            found
+                .push(format!("an earlier run of the frame was ended with everything while {} ran", active.join(", ")));
+        }
+        if !events.is_empty() {
+            found.push(format!(
+                "{} event(s) of an earlier run, which nobody had heard of, were taken over",
+                events.len()
+            ));
+        }
+        Ok(found)
     }
 
     /// Forgets a partition.
@@ -296,17 +393,7 @@ impl Journal {
     /// # Errors
     /// [`JournalError`].
     pub fn put(&self, event: &Event) -> Result<u64, JournalError> {
-        let body = serde_json::to_string(event)?;
-        let informational = event.severity == Severity::Informational;
-        let mut statement = self.database.prepare_cached("INSERT OR IGNORE INTO outbox VALUES (?1, ?2, ?3, ?4)")?;
-        statement.execute(params![as_signed(event.incarnation), as_signed(event.sequence), informational, body])?;
-        let mut dropped = 0;
-        while self.waiting()? > LARGEST_OUTBOX {
-            let sql = "DELETE FROM outbox WHERE rowid = (SELECT rowid FROM outbox
-                ORDER BY informational DESC, incarnation, sequence LIMIT 1)";
-            dropped += self.database.execute(sql, [])? as u64;
-        }
-        Ok(dropped)
+        put(&self.database, event)
     }
 
     /// The oldest events in the outbox, at most `most`.
@@ -335,10 +422,28 @@ impl Journal {
     /// # Errors
     /// [`JournalError`].
     pub fn waiting(&self) -> Result<u64, JournalError> {
-        let mut statement = self.database.prepare_cached("SELECT count(*) FROM outbox")?;
-        let count: i64 = statement.query_row([], |row| row.get(0))?;
-        Ok(u64::try_from(count).unwrap_or(0))
+        waiting(&self.database)
     }
+}
+
+fn waiting(database: &Connection) -> Result<u64, JournalError> {
+    let mut statement = database.prepare_cached("SELECT count(*) FROM outbox")?;
+    let count: i64 = statement.query_row([], |row| row.get(0))?;
+    Ok(u64::try_from(count).unwrap_or(0))
+}
+
+fn put(database: &Connection, event: &Event) -> Result<u64, JournalError> {
+    let body = serde_json::to_string(event)?;
+    let informational = event.severity == Severity::Informational;
+    let mut statement = database.prepare_cached("INSERT OR IGNORE INTO outbox VALUES (?1, ?2, ?3, ?4)")?;
+    statement.execute(params![as_signed(event.incarnation), as_signed(event.sequence), informational, body])?;
+    let mut dropped = 0;
+    while waiting(database)? > LARGEST_OUTBOX {
+        let sql = "DELETE FROM outbox WHERE rowid = (SELECT rowid FROM outbox
+            ORDER BY informational DESC, incarnation, sequence LIMIT 1)";
+        dropped += database.execute(sql, [])? as u64;
+    }
+    Ok(dropped)
 }
 
 /// SQLite's integers are signed; epochs and sequences never come near the limit.
@@ -390,6 +495,52 @@ mod tests {
         let second = opened(directory.path(), "one");
         assert!(second.aside[0].contains("cannot be read"), "{:?}", second.aside);
         assert!(second.journal.partitions().unwrap().is_empty());
+    }
+
+    #[test]
+    fn events_of_a_run_that_was_ended_are_taken_over() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("manager.db");
+        let first = opened(directory.path(), "one").journal;
+        let event =
+            |sequence| Event { incarnation: 5, sequence, ..Event::new(Code::ProcessLost, vec![], String::new()) };
+        first.put(&event(1)).unwrap();
+        first.set_fact("started", &true).unwrap();
+        drop(first);
+        for (from, to) in side_files(&path).iter().zip(side_files(&ended(&path))) {
+            let _ = std::fs::rename(from, to);
+        }
+        let second = opened(directory.path(), "one");
+        assert!(second.aside[0].contains("1 event(s)"), "{:?}", second.aside);
+        assert!(!second.lost);
+        assert_eq!(second.journal.oldest(10).unwrap(), [event(1)]);
+        assert_eq!(second.journal.fact::<bool>("started").unwrap(), None);
+        assert!(!ended(&path).exists());
+        std::fs::write(ended(&path), [7; 5000]).unwrap();
+        drop(second);
+        let third = opened(directory.path(), "one");
+        assert!(!ended(&path).exists() && third.aside.len() < 2, "{:?}", third.aside);
+    }
+
+    #[test]
+    fn state_and_events_are_written_together() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut journal = opened(directory.path(), "b").journal;
+        let text = "[frame]\nname = \"t\"\n[[partition]]\nname = \"a\"\nprocessors = { mode = \"dedicated\", desired = 1 }\n\
+            memory = { desired = \"6MiB\" }\nboot = \"diagnostics\"\n";
+        let declared = frame::file::read(text).frame.unwrap().partitions.remove(0);
+        let lifecycle = Lifecycle::new(declared.name.clone(), declared.shutdown);
+        let kept = Kept { declared, lifecycle, incarnation: 3, plan: None, started: None };
+        let event = Event { incarnation: 5, sequence: 1, ..Event::new(Code::ProcessLost, vec![], String::new()) };
+        assert_eq!(journal.keep_with(&kept, std::slice::from_ref(&event)).unwrap(), 0);
+        assert_eq!(
+            (journal.partitions().unwrap(), journal.oldest(9).unwrap()),
+            (vec![kept.clone()], vec![event.clone()])
+        );
+        // When one cannot be written, neither is.
+        journal.database.execute("DROP TABLE outbox", []).unwrap();
+        assert!(journal.keep_with(&Kept { incarnation: 4, ..kept.clone() }, &[event]).is_err());
+        assert_eq!(journal.partitions().unwrap(), [kept]);
     }
 
     #[test]

@@ -99,6 +99,11 @@ impl Outbox {
     }
 }
 
+/// Whether the same request would be refused again: it is at fault, and not the moment (RFC 9110, section 15.5).
+const fn is_final(status: u16) -> bool {
+    matches!(status, 400..500) && !matches!(status, 408 | 409 | 425 | 429)
+}
+
 struct Courier {
     client: Client,
     queue: Sender<Message>,
@@ -123,7 +128,7 @@ impl Courier {
         }
     }
 
-    fn deliver(&mut self, delivery: Delivery, batches: &Receiver<Vec<Event>>) -> Result<(), Over> {
+    fn deliver(&mut self, mut delivery: Delivery, batches: &Receiver<Vec<Event>>) -> Result<(), Over> {
         let mut delay = FIRST_DELAY;
         loop {
             let began = Instant::now();
@@ -135,6 +140,16 @@ impl Courier {
                     return self.queue.send(Message::Delivered(taken)).map_err(|_| Over);
                 }
                 Ok(_) => {}
+                Err(HttpError::Refused { status, message }) if is_final(status) => {
+                    // Something in it will never be taken: what is before that goes by itself, and it alone.
+                    if delivery.events.len() > 1 {
+                        delivery.events.truncate(delivery.events.len() / 2);
+                        continue;
+                    }
+                    let lost = serde_json::to_string(&delivery.events).unwrap_or_default();
+                    tracing::error!("the service processor refuses an event for good ({status}: {message}): {lost}");
+                    return self.queue.send(Message::Delivered(1)).map_err(|_| Over);
+                }
                 Err(HttpError::Refused { status, message }) => {
                     tracing::warn!("the service processor takes no events at present ({status}): {message}");
                 }
@@ -184,6 +199,67 @@ mod tests {
         presence.answered(at(0));
         assert!(!presence.failed(at(60_000), at(60_010)));
         assert!(presence.failed(at(60_500), at(61_500)));
+    }
+
+    /// A service processor that takes no delivery with event 3 in it.
+    fn picky(listener: std::os::unix::net::UnixListener, requests: usize) -> Vec<usize> {
+        use std::io::{BufRead, BufReader, Read, Write};
+        let mut sizes = Vec::new();
+        for _ in 0..requests {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut reader = BufReader::new(stream.try_clone().unwrap());
+            let mut length = 0;
+            loop {
+                let mut line = String::new();
+                reader.read_line(&mut line).unwrap();
+                if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
+                    length = value.trim().parse().unwrap();
+                }
+                if line.trim().is_empty() {
+                    break;
+                }
+            }
+            let mut body = vec![0; length];
+            reader.read_exact(&mut body).unwrap();
+            let events = serde_json::from_slice::<Delivery>(&body).unwrap().events;
+            sizes.push(events.len());
+            let (status, body) = if events.iter().any(|event| event.sequence == 3) {
+                ("400 Bad Request", "{\"error\":\"no\"}".to_owned())
+            } else {
+                ("200 OK", format!("{{\"taken\":{}}}", events.len()))
+            };
+            let head = format!("HTTP/1.1 {status}\r\ncontent-type: application/json\r\nconnection: close\r\n");
+            write!(stream, "{head}content-length: {}\r\n\r\n{body}", body.len()).unwrap();
+        }
+        sizes
+    }
+
+    #[test]
+    fn an_event_that_is_refused_for_good_holds_nothing_up() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("s");
+        let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let server = std::thread::spawn(move || picky(listener, 5));
+        let (queue, messages) = crossbeam_channel::bounded(4);
+        let mut outbox = Outbox::start(&path, queue).unwrap();
+        let mut waiting: Vec<Event> = (1..=4)
+            .map(|sequence| {
+                let event = Event::new(frame::code::Code::ManagerStarted, vec![], "t".into());
+                Event { incarnation: 1, sequence, ..event }
+            })
+            .collect();
+        let mut gone = Vec::new();
+        while !waiting.is_empty() {
+            outbox.deliver(waiting.clone());
+            let Message::Delivered(taken) = messages.recv_timeout(Duration::from_secs(30)).unwrap() else { panic!() };
+            let names = outbox.delivered(taken);
+            waiting.retain(|event| !names.contains(&(event.incarnation, event.sequence)));
+            gone.push(names.len());
+        }
+        // All four, the first two; the last two, the third alone, which goes; the fourth.
+        assert_eq!(gone, [2, 1, 1]);
+        drop(outbox);
+        assert_eq!(server.join().unwrap(), [4, 2, 2, 1, 1]);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 /// Number of the descriptor on which a partition finds its listening socket.
-const LISTENER: i32 = 3;
+pub const LISTENER: i32 = 3;
 /// Number of the descriptor by which a partition holds the frame's claim on its CPUs.
 const CLAIM: i32 = 4;
 

@@ -116,6 +116,38 @@ impl Frame {
         pid.with_context(|| format!("{name} has no process: {row}"))
     }
 
+    /// The processes of this frame's partitions: name and process number, one entry each.
+    ///
+    /// # Errors
+    /// When `/proc` cannot be read.
+    pub fn partition_processes(&self) -> Result<Vec<(String, u32)>> {
+        let mut found = Vec::new();
+        for entry in std::fs::read_dir("/proc")? {
+            let path = entry?.path();
+            let Some(pid) = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.parse().ok()) else {
+                continue;
+            };
+            let command = std::fs::read(path.join("cmdline")).unwrap_or_default();
+            let title = String::from_utf8_lossy(&command).replace('\0', "");
+            if let Some(title) = title.strip_prefix(&format!("partition {}.", self.name))
+                && let Some((_, name)) = title.split_once('/')
+                && host::runs(pid)
+            {
+                found.push((name.to_owned(), pid));
+            }
+        }
+        Ok(found)
+    }
+
+    /// The names of the sockets of this frame's partitions.
+    ///
+    /// # Errors
+    /// When the directory cannot be read.
+    pub fn partition_sockets(&self) -> Result<std::collections::BTreeSet<String>> {
+        let entries = std::fs::read_dir(self.directory.path().join("r/run/p"))?;
+        entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
+    }
+
     fn daemon(&self, binary: &str) -> Result<u32> {
         wait::until(&format!("one process {binary}"), || {
             let all = self.processes()?;

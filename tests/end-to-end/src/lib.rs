@@ -4,4 +4,5 @@ pub mod console;
 pub mod frame;
 pub mod host;
 pub mod lpar;
+pub mod trace;
 pub mod wait;

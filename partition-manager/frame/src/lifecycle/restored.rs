@@ -1,9 +1,23 @@
 //! What a new manager makes of a life that it finds in the journal.
 
 use super::{ATTEMPTS, Effect, End, LEAVE_MS, Lifecycle, START_MS, Stage};
+use crate::declare::Shutdown;
 use crate::ladder::Rung;
+use crate::name::Name;
+use crate::state::State;
 
 impl Lifecycle {
+    /// The life of a partition whose process a new manager found, and of which nothing is written down: it is
+    /// active, and says where it is once it is connected to.
+    #[must_use]
+    pub fn found(name: Name, deadlines: Shutdown, now: u64) -> Self {
+        let mut found = Self::new(name, deadlines);
+        found.become_state(State::Starting, String::new());
+        found.stage = Stage::Connecting;
+        found.until = Some(now.saturating_add(START_MS));
+        found
+    }
+
     pub(super) fn restored(&mut self, now: u64, alive: bool) -> Vec<Effect> {
         match (self.stage, alive) {
             (Stage::Off | Stage::Waiting, _) => vec![],

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 /// Removes the frame's files in the run directory, the directory when nothing else is in it, and the lock,
 /// last.
 pub fn clean(root: &Root, lock: Lock) {
+    retire_journal(root);
     for path in files(root) {
         remove(&path);
     }
@@ -20,6 +21,31 @@ pub fn clean(root: &Root, lock: Lock) {
     }
     // Somebody may have begun to bring the frame up again; then it is not empty, and stays.
     let _ = std::fs::remove_dir(&root.run);
+}
+
+/// Puts the journal of a run of which nothing lives any more where the next manager finds it: with what that run
+/// was about, and with the events that nobody has heard of. A manager that ended in order, with all of them
+/// delivered, left none.
+pub fn retire_journal(root: &Root) {
+    let journal = root.manager_database();
+    if !journal.exists() {
+        return;
+    }
+    let ended = journal.with_extension("db.ended");
+    for suffix in ["", "-wal", "-shm"] {
+        let beside = |path: &Path| {
+            let mut name = path.as_os_str().to_owned();
+            name.push(suffix);
+            PathBuf::from(name)
+        };
+        // A side file that is not there is no loss; one of an older journal would be this one's undoing.
+        remove(&beside(&ended));
+        if let Err(error) = std::fs::rename(beside(&journal), beside(&ended))
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            say!("error: {} cannot be kept for the next manager: {error}", beside(&journal).display());
+        }
+    }
 }
 
 /// The files of the run directory, with those that databases and replaced files have beside them.
@@ -36,7 +62,8 @@ fn files(root: &Root) -> Vec<PathBuf> {
         name.as_encoded_bytes().starts_with(base.as_encoded_bytes())
     };
     let entries = std::fs::read_dir(&root.run).into_iter().flatten().flatten().map(|entry| entry.path());
-    let others = entries.filter(|path| with_others.iter().any(|base| beside(path, base)));
+    let kept = root.manager_database().with_extension("db.ended");
+    let others = entries.filter(|path| with_others.iter().any(|base| beside(path, base)) && !beside(path, &kept));
     exact.into_iter().chain(others).collect()
 }
 
@@ -62,11 +89,17 @@ mod tests {
         for path in [root.manager_socket(), root.run.join("manager.db-wal"), root.partitions().join("a")] {
             std::fs::write(path, "").unwrap();
         }
+        std::fs::write(root.manager_database(), "events").unwrap();
         let foreign = root.run.join("somebody's");
         std::fs::write(&foreign, "").unwrap();
         clean(&root, lock);
-        assert_eq!(std::fs::read_dir(&root.run).unwrap().count(), 1);
-        std::fs::remove_file(foreign).unwrap();
+        // What somebody put there, and events that nobody has heard of.
+        let ended = root.run.join("manager.db.ended");
+        assert_eq!(std::fs::read(&ended).unwrap(), b"events");
+        assert_eq!(std::fs::read_dir(&root.run).unwrap().count(), 3);
+        for path in [foreign, ended, root.run.join("manager.db.ended-wal")] {
+            std::fs::remove_file(path).unwrap();
+        }
         clean(&root, Lock::take(&root.lock()).unwrap().unwrap());
         assert!(!root.run.exists());
     }

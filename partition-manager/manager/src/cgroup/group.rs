@@ -52,13 +52,23 @@ impl Groups {
     /// directory. Gives a line for each hierarchy that refuses.
     #[must_use]
     pub fn prepare(frame: &Name, root: &Path) -> (Self, Vec<String>) {
+        Self::prepare_in(frame, root, find())
+    }
+
+    fn prepare_in(frame: &Name, root: &Path, hierarchies: Vec<Hierarchy>) -> (Self, Vec<String>) {
         let frame = format!("{frame}.{:08x}", digest(root));
         let mut groups = Self { used: vec![], frame, written: BTreeMap::new() };
         let mut lacks = Vec::new();
-        for hierarchy in find() {
+        for hierarchy in hierarchies {
             match groups.prepare_one(&hierarchy) {
                 Ok(()) => groups.used.push(hierarchy),
-                Err(error) => lacks.push(format!("{error}: {}; partitions are not confined by it", error.source)),
+                Err(error) => {
+                    // What was made before it failed serves nobody; what another frame uses is not empty.
+                    let own = groups.own(&hierarchy);
+                    let _ = fs::remove_dir(&own);
+                    let _ = own.parent().map(fs::remove_dir);
+                    lacks.push(format!("{error}: {}; partitions are not confined by it", error.source));
+                }
             }
         }
         (groups, lacks)
@@ -268,6 +278,17 @@ mod tests {
         let one = tag(&frame, Path::new("/run/a"));
         assert_ne!(one, tag(&frame, Path::new("/run/b")));
         assert!(one.starts_with("rack7.") && one.len() == "rack7.".len() + 8);
+    }
+
+    #[test]
+    fn a_hierarchy_that_refuses_is_left_as_it_was() {
+        let directory = tempfile::tempdir().unwrap();
+        // Directories of no cgroup file system have none of its files.
+        let hierarchy =
+            Hierarchy { base: directory.path().to_owned(), unified: false, controllers: vec![Controller::Cpu] };
+        let (groups, lacks) = Groups::prepare_in(&Name::new("t").unwrap(), Path::new("/r"), vec![hierarchy]);
+        assert!(groups.of(&Name::new("a").unwrap()).is_empty() && lacks.len() == 1, "{lacks:?}");
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
     }
 
     #[test]

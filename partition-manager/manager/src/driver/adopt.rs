@@ -43,8 +43,9 @@ impl Starting {
 }
 
 impl Driver {
-    /// Takes over what lives, gives up what does not. `found` are sentences about what was put aside.
-    pub(super) fn adopt(&mut self, mut found: Vec<String>) -> anyhow::Result<()> {
+    /// Takes over what lives, gives up what does not. `found` are sentences about what was put aside; `lost`
+    /// says whether the journal was.
+    pub(super) fn adopt(&mut self, mut found: Vec<String>, lost: bool) -> anyhow::Result<()> {
         for declared in &self.settings.frame.partitions {
             self.entries.insert(declared.name.clone(), Entry::new(declared.clone()));
         }
@@ -55,7 +56,9 @@ impl Driver {
             let held = holdings(&self.journal.steps(&name).context("the journal cannot be read")?);
             let declared = self.settings.frame.partitions.iter().find(|one| one.name == name).cloned();
             if declared.is_none() && !kept.lifecycle.is_active() {
-                self.journal.forget(&name)?;
+                if let Err(error) = self.journal.forget(&name) {
+                    tracing::error!("partition {name}: {error}");
+                }
                 continue;
             }
             let mut entry = Entry { declared, ..Entry::kept(kept) };
@@ -64,9 +67,23 @@ impl Driver {
             self.entries.insert(name.clone(), entry);
             lives.push((name, alive, held));
         }
-        // Processes that nobody wrote down end before their partitions are started again.
+        // Without a journal of this boot, what runs is known by what it says of itself.
+        let unwritten = if lost { self.find_unwritten() } else { vec![] };
+        if !unwritten.is_empty() {
+            // The frame was up: what does not run was not to, or has ended.
+            if let Err(error) = self.journal.set_fact("started", &true) {
+                tracing::error!("{error}");
+            }
+            let names: Vec<&str> = unwritten.iter().map(Name::as_str).collect();
+            found.push(format!("the processes of {} were found and are taken over", names.join(", ")));
+        }
+        // Other processes that nobody wrote down end before their partitions are started again.
         found.extend(self.end_strangers());
         let mut silent = BTreeSet::new();
+        for name in unwritten {
+            self.connect(&name);
+            silent.insert(name);
+        }
         for (name, alive, held) in lives {
             self.apply(&name, Input::Restored { alive });
             if alive {
@@ -88,7 +105,7 @@ impl Driver {
         if self.journal.fact::<bool>("down")?.unwrap_or(false) {
             self.begin_down(frame::api::DownRequest::default(), None);
         } else if !self.journal.fact::<bool>("started")?.unwrap_or(false) {
-            self.start_by_themselves()?;
+            self.start_by_themselves();
         }
         self.remove_doomed(now);
         Ok(())
@@ -109,14 +126,15 @@ impl Driver {
     }
 
     /// Partitions that start with the frame are activated: all together, so that each counts the others.
-    fn start_by_themselves(&mut self) -> anyhow::Result<()> {
+    fn start_by_themselves(&mut self) {
         let names: Vec<Name> =
             self.settings.frame.partitions.iter().filter(|one| one.auto_start).map(|one| one.name.clone()).collect();
         for name in names {
             self.apply(&name, Input::Activate);
         }
-        self.journal.set_fact("started", &true)?;
-        Ok(())
+        if let Err(error) = self.journal.set_fact("started", &true) {
+            tracing::error!("{error}");
+        }
     }
 
     /// The API is open.
@@ -181,13 +199,13 @@ impl Driver {
 }
 
 /// The processes whose title, the first word of their command line, begins with `text`.
-fn titled(text: &str) -> Vec<u32> {
+pub(super) fn titled(text: &str) -> Vec<u32> {
     let numbers = std::fs::read_dir("/proc").into_iter().flatten().flatten();
     let numbers = numbers.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
     numbers.filter(|&pid| title(pid).starts_with(text)).collect()
 }
 
-fn title(pid: u32) -> String {
+pub(super) fn title(pid: u32) -> String {
     let bytes = std::fs::read(Path::new("/proc").join(pid.to_string()).join("cmdline")).unwrap_or_default();
     let first = bytes.split(|&byte| byte == 0).next().unwrap_or_default();
     String::from_utf8_lossy(first).into_owned()

@@ -65,7 +65,7 @@ impl Driver {
         if active || !self.doomed.is_empty() {
             return;
         }
-        let empty = self.journal.waiting().is_ok_and(|waiting| waiting == 0);
+        let empty = self.all_delivered();
         let Some(down) = &mut self.down else { return };
         if down.replies.is_empty() {
             // An earlier manager was asked. Whoever asked it can ask again; until then the frame stays as

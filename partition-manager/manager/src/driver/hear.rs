@@ -9,7 +9,7 @@ use anyhow::{Context, bail};
 use frame::code::Code;
 use frame::lifecycle::{End, Input};
 use frame::name::Name;
-use frame::wire::{Phase, Report, Welcome};
+use frame::wire::{LARGEST_EPOCH, Phase, Report, Welcome};
 use os::packet::{self, PacketError};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -28,7 +28,7 @@ impl Driver {
             let link = self.entries.get(name).and_then(|entry| entry.process.as_ref()?.link.as_ref());
             let Some(link) = link.filter(|link| link.token == token) else { return Ok(()) };
             match packet::receive_now::<Report>(&link.socket) {
-                Ok((packet, descriptors)) => self.heard(name, packet.message, descriptors)?,
+                Ok((packet, descriptors)) => self.heard(name, packet.epoch, packet.message, descriptors)?,
                 Err(PacketError::NotReady) => break,
                 Err(error) => {
                     tracing::debug!("partition {name}: the connection is lost: {error}");
@@ -47,7 +47,7 @@ impl Driver {
         Ok(())
     }
 
-    fn heard(&mut self, name: &Name, report: Report, descriptors: Vec<OwnedFd>) -> anyhow::Result<()> {
+    fn heard(&mut self, name: &Name, epoch: u64, report: Report, descriptors: Vec<OwnedFd>) -> anyhow::Result<()> {
         match report {
             Report::Welcome(welcome) => self.welcomed(name, welcome, descriptors),
             Report::Refused { reason } => {
@@ -56,6 +56,7 @@ impl Driver {
                 }
                 tracing::error!("partition {name} refuses this manager: {}", bounded_text(reason));
                 self.disconnect(name);
+                self.pass(epoch);
             }
             Report::Ready => match self.hold_processors(name, descriptors) {
                 Ok(()) => self.apply(name, Input::Ready),
@@ -87,9 +88,8 @@ impl Driver {
         let Some(process) = self.entries.get_mut(name).and_then(|entry| entry.process.as_mut()) else { return };
         process.losses = 0;
         let adopted = std::mem::take(&mut process.adopted);
-        if process.spec.is_none()
-            && let Err(error) = self.take_over(name, &welcome, descriptors)
-        {
+        let taken = if process.spec.is_none() { self.take_over(name, &welcome, descriptors) } else { Ok(()) };
+        if let Err(error) = taken {
             tracing::error!("partition {name} could not be taken over: {error:#}");
             self.apply(name, Input::Failed { reason: format!("it could not be taken over: {error:#}") });
             self.kill(name);
@@ -133,7 +133,26 @@ impl Driver {
         entry.processors = spec.processors.len();
         entry.record = Some(Arc::new(record));
         entry.doorbell = Some(Arc::new(doorbell));
+        if entry.kept.plan.is_none() {
+            self.rebuild(name, spec)?;
+        }
         Ok(())
+    }
+
+    /// Begins an epoch beyond that of a partition which served a higher one. No other manager has begun it: it
+    /// would be in the journal. So the journal was lost, and the host's clock went back.
+    fn pass(&mut self, epoch: u64) {
+        if epoch < self.epoch || epoch >= LARGEST_EPOCH {
+            return;
+        }
+        match self.journal.begin_epoch(epoch.saturating_add(1)) {
+            Ok(next) => {
+                tracing::warn!("the epoch {} was served before; this manager goes on in epoch {next}", self.epoch);
+                self.epoch = next;
+                self.sequence = 0;
+            }
+            Err(error) => tracing::error!("no epoch can be begun: {error}"),
+        }
     }
 
     /// The process of a partition has ended.

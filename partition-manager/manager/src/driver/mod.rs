@@ -8,6 +8,7 @@ mod answer;
 mod console;
 mod down;
 mod entry;
+mod found;
 mod hear;
 mod make;
 mod raise;
@@ -25,6 +26,7 @@ use entry::Entry;
 use frame::api::FrameAssignment;
 use frame::cpuset::CpuSet;
 use frame::declare::Frame;
+use frame::event::Event;
 use frame::ladder::Rung;
 use frame::lifecycle::{Effect, Input};
 use frame::name::Name;
@@ -88,6 +90,8 @@ pub struct Driver {
     waiters: Vec<answer::Waiter>,
     doomed: Vec<release::Doomed>,
     outbox: Outbox,
+    /// Events that the journal had no room for, in order.
+    unkept: VecDeque<Event>,
     /// Number of the last event.
     sequence: u64,
     sessions: u64,
@@ -115,10 +119,14 @@ impl Driver {
     pub fn new(settings: Settings) -> anyhow::Result<Self> {
         let boot = os::process::boot_id().context("the boot of the host cannot be told apart: is /proc mounted?")?;
         let path = settings.root.manager_database();
-        let opened = journal::open(&path, &boot, &settings.frame.name)
-            .with_context(|| format!("the journal {} cannot be opened", path.display()))?;
+        let opened = open_journal(&settings, &boot)?;
         let journal = opened.journal;
-        let epoch = journal.begin_epoch(clock::wall() / 1_000_000).context("no epoch can be begun")?;
+        let wall = clock::wall() / 1_000_000;
+        let epoch = journal.begin_epoch(wall).or_else(|error| {
+            // Two managers never are at once, so that no harm comes of an epoch that the next one begins too.
+            tracing::error!("{} cannot be written, and the manager goes on without: {error}", path.display());
+            journal.next_epoch(wall).context("no epoch can be begun")
+        })?;
         let (groups, refused) = Groups::prepare(&settings.frame.name, &settings.root.run);
         let report = host::report().ok();
         let nodes = report.as_ref().map_or(1, |report| report.inventory.nodes.len());
@@ -152,6 +160,7 @@ impl Driver {
             waiters: vec![],
             doomed: vec![],
             outbox,
+            unkept: VecDeque::new(),
             sequence: 0,
             sessions: 0,
             beat: 0,
@@ -159,7 +168,7 @@ impl Driver {
             down: None,
             over: false,
         };
-        driver.adopt(opened.aside)?;
+        driver.adopt(opened.aside, opened.lost)?;
         Ok(driver)
     }
 
@@ -179,6 +188,7 @@ impl Driver {
             let now = clock::now();
             if now >= self.beat {
                 self.beat = now + BEAT_MS;
+                self.keep_again();
                 tell(notify::WATCHDOG);
             }
             self.due(now);
@@ -276,8 +286,16 @@ impl Driver {
         let Some(entry) = self.entries.get_mut(name) else { return };
         let was = entry.kept.lifecycle.state();
         let effects = entry.kept.lifecycle.step(now, input);
-        self.store(name);
-        for effect in effects {
+        let (raises, others): (Vec<Effect>, Vec<Effect>) =
+            effects.into_iter().partition(|effect| matches!(effect, Effect::Raise { .. }));
+        // Where its life is and what is said of that are written down together: a manager that is lost here has
+        // done both or neither.
+        let events = raises.into_iter().filter_map(|effect| match effect {
+            Effect::Raise { code, text, data } => Some((code, text, data)),
+            _ => None,
+        });
+        self.store_with(name, events.collect());
+        for effect in others {
             self.act(name, effect);
         }
         if let Some(entry) = self.entries.get(name)
@@ -289,11 +307,7 @@ impl Driver {
     }
 
     fn store(&mut self, name: &Name) {
-        let Some(entry) = self.entries.get(name) else { return };
-        if let Err(error) = self.journal.keep([&entry.kept]) {
-            // A full disk must not stop a shutdown. What is lost is what a next manager would know.
-            tracing::error!("partition {name}: its state could not be written down: {error}");
-        }
+        self.store_with(name, vec![]);
     }
 
     fn act(&mut self, name: &Name, effect: Effect) {
@@ -391,6 +405,37 @@ impl Driver {
             Request::CloseConsole { name, session } => self.close_console(&name, session),
         }
     }
+}
+
+/// Opens the journal. Where there is no room for one just now and partitions run, there will be: they are not
+/// given up for it.
+fn open_journal(settings: &Settings, boot: &str) -> anyhow::Result<journal::Opened> {
+    let path = settings.root.manager_database();
+    let mut attempts = 0u32;
+    loop {
+        match journal::open(&path, boot, &settings.frame.name) {
+            Ok(opened) => return Ok(opened),
+            Err(error) if error.passes() && has_sockets(&settings.root) => {
+                if attempts.is_multiple_of(20) {
+                    tracing::error!(
+                        "the journal {} cannot be used ({error:?}); the partitions run on without a manager until it can: make room",
+                        path.display()
+                    );
+                }
+                attempts = attempts.wrapping_add(1);
+                tell(notify::WATCHDOG);
+                std::thread::sleep(Duration::from_millis(BEAT_MS));
+            }
+            Err(error) => {
+                return Err(error).with_context(|| format!("the journal {} cannot be opened", path.display()));
+            }
+        }
+    }
+}
+
+/// Whether there are partitions that a manager could take over.
+fn has_sockets(root: &Root) -> bool {
+    std::fs::read_dir(root.partitions()).is_ok_and(|mut sockets| sockets.next().is_some())
 }
 
 fn tell(what: &str) {

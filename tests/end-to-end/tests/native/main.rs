@@ -5,9 +5,11 @@ mod death;
 mod demo;
 mod examples;
 mod exit_status;
+mod leftovers;
 mod lifecycle;
 mod mistakes;
 mod plan;
+mod rounds;
 mod scale;
 mod shutdown;
 
@@ -63,6 +65,14 @@ const TESTS: &[Test] = &[
     ("examples::linux_names_its_files_and_runs", examples::linux, host::lacks_kvm),
     ("examples::real_time_has_whole_cores_and_huge_pages_on_two_sockets", examples::real_time_planned, nothing),
     ("examples::real_time_runs", examples::real_time_runs, kvm_and_cpus),
+    ("rounds::a_manager_killed_at_any_moment_and_at_each_step_loses_nothing", rounds::killed, host::lacks_kvm),
+    ("leftovers::a_socket_is_removed_and_said", leftovers::sockets, host::lacks_kvm),
+    ("leftovers::a_cgroup_is_removed_and_said", leftovers::cgroups, kvm_and_root),
+    ("leftovers::a_process_is_ended_and_said", leftovers::processes, host::lacks_kvm),
+    ("leftovers::a_damaged_journal_ends_no_partition", leftovers::damaged, host::lacks_kvm),
+    ("leftovers::a_journal_of_another_boot_ends_no_partition", leftovers::of_another_boot, host::lacks_kvm),
+    ("leftovers::a_full_run_directory_ends_nothing_and_loses_no_event", leftovers::full, kvm_and_root),
+    ("leftovers::a_frame_that_was_killed_whole_comes_up_again", leftovers::all, host::lacks_kvm),
     ("mistakes::three_mistakes_are_all_reported", mistakes::three, nothing),
     ("mistakes::a_missing_kernel_is_refused", mistakes::missing_kernel, nothing),
     ("mistakes::a_kernel_cut_short_is_refused", mistakes::cut_short, nothing),
