@@ -11,8 +11,9 @@ use serde::{Deserialize, Serialize};
 
 /// Version of the messages.
 pub const VERSION: u16 = 1;
-/// Largest packet, bytes.
-pub const LARGEST_PACKET: usize = 128 * 1024;
+/// Largest packet, bytes: what a Unix socket takes at once with the kernel's usual send buffer of 208 KiB
+/// (`net.core.wmem_default`, `socket(7)`).
+pub const LARGEST_PACKET: usize = 200 * 1024;
 /// Most descriptors beside one packet (Linux, `SCM_MAX_FD`).
 pub const MOST_DESCRIPTORS: usize = 253;
 /// Largest epoch: an epoch is about the milliseconds since 1970, and it must fit the integers of a database.

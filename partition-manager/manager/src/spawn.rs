@@ -37,8 +37,8 @@ impl Seat {
     }
 }
 
-/// Starts `binary` as the process that ps shows as `title`: a session of its own, nothing but `listener`,
-/// `claim` and standard error inherited, in the groups behind `doors` from its first instruction on.
+/// Starts `binary` as the process that ps shows as `title`: a session of its own, nothing but `listener` and
+/// `claim` inherited, in the groups behind `doors` from its first instruction on.
 ///
 /// # Errors
 /// The error of the system call that failed; no process is left.
@@ -54,6 +54,9 @@ pub fn spawn(
     let doors: Vec<i32> = doors.iter().map(AsRawFd::as_raw_fd).collect();
     let mut command = Command::new(binary);
     command.arg0(title).env_clear().current_dir("/").stdin(Stdio::null()).stdout(Stdio::null());
+    // What it has to say it says over its socket and in its record, both of which are bounded: the log of the
+    // daemons is not its to fill.
+    command.stderr(Stdio::null());
     let prepare = move || {
         let check = |outcome: i64| if outcome < 0 { Err(io::Error::last_os_error()) } else { Ok(()) };
         // SAFETY: system calls on numbers and on memory that is there; nothing is allocated.

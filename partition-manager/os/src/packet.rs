@@ -235,6 +235,16 @@ mod tests {
     }
 
     #[test]
+    fn large_packets_pass_without_waiting() {
+        let (left, right) = pair();
+        rustix::io::ioctl_fionbio(&left, true).unwrap();
+        // Four characters each.
+        let packet = Packet::new(1, Request::Input(vec![255; LARGEST_PACKET / 4 - 100]));
+        send(&left, &packet, &[]).unwrap();
+        assert_eq!(receive::<Request>(&right).unwrap().0, packet);
+    }
+
+    #[test]
     fn too_large_packets_are_not_sent() {
         let (left, _right) = pair();
         let packet = Packet::new(1, Request::Input(vec![255; LARGEST_PACKET / 3]));
