@@ -32,6 +32,13 @@ pub enum FileFact {
         /// Its length, bytes.
         length: u64,
     },
+    /// A kernel that a partition can start.
+    Kernel {
+        /// Its length, bytes.
+        length: u64,
+        /// Whether it can be given modules ([`crate::image::Image::takes_modules`]).
+        takes_modules: bool,
+    },
     /// Nothing is there.
     Missing,
     /// It is there, but cannot be read; the operating system's reason.
@@ -68,8 +75,8 @@ pub fn against(frame: &Frame, spans: &Spans, facts: &FileFacts) -> Vec<Diagnosti
     for partition in &frame.partitions {
         let Boot::Kernel { kernel, initrd, modules, .. } = &partition.boot else { continue };
         let one = [(Some(kernel), Purpose::Kernel, "boot.kernel"), (initrd.as_ref(), Purpose::Initrd, "boot.initrd")];
-        let modules = modules.iter().map(|module| (Some(&module.path), Purpose::Module, "boot.modules"));
-        let named = one.into_iter().chain(modules);
+        let given = modules.iter().map(|module| (Some(&module.path), Purpose::Module, "boot.modules"));
+        let named = one.into_iter().chain(given);
         let minimum = partition.memory.size.minimum;
         for (path, purpose, key) in named {
             let Some(path) = path else { continue };
@@ -82,11 +89,15 @@ pub fn against(frame: &Frame, spans: &Spans, facts: &FileFacts) -> Vec<Diagnosti
             let path = shown(&path.to_string_lossy());
             let lead = format!("the {what} of partition {}, {path},", partition.name);
             let (rule, message) = match fact {
-                FileFact::Good { length } if *length >= minimum => (
+                FileFact::Good { length } | FileFact::Kernel { length, .. } if *length >= minimum => (
                     rule::IMAGE_TOO_LARGE,
                     format!("{lead} has {length} bytes, which do not fit into its minimum memory of {minimum} bytes"),
                 ),
-                FileFact::Good { .. } => continue,
+                FileFact::Kernel { takes_modules: false, .. } if !modules.is_empty() => (
+                    rule::BAD_IMAGE,
+                    format!("{lead} cannot be started: it has no multiboot header, so it cannot be given modules"),
+                ),
+                FileFact::Good { .. } | FileFact::Kernel { .. } => continue,
                 FileFact::Missing => (rule::FILE_MISSING, format!("{lead} is not there")),
                 FileFact::Unreadable(why) => (rule::FILE_UNREADABLE, format!("{lead} cannot be read: {}", shown(why))),
                 FileFact::NoFile(kind) => (rule::FILE_KIND, format!("{lead} is {}, not a file", shown(kind))),

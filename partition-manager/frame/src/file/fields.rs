@@ -338,7 +338,7 @@ impl<'t, 'i> Fields<'t, 'i> {
         };
         if array.len() > most {
             let message = format!("there are {} of {header}, at most {most} are supported", array.len());
-            let first_beyond = array.iter().nth(most).map_or(found.span, |item| layer.place(item.span()));
+            let first_beyond = array.get(most).map_or(found.span, |item| layer.place(item.span()));
             sink.push(Diagnostic::of(rule::TOO_MANY_ITEMS, message).at(first_beyond, "this is one too many"));
         }
         let mut tables = vec![];

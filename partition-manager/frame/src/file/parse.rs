@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use std::ops::Range;
 use toml::Spanned;
 use toml::de::{DeTable, Error};
-use toml_parser::parser::RecursionGuard;
+use toml_parser::parser::{RecursionGuard, ValidateWhitespace};
 use toml_parser::{ParseError, Source};
 
 /// Most bytes that are parsed in all attempts at one file.
@@ -16,6 +16,8 @@ const MOST_PARSED: usize = 4 << 20;
 const MOST_ATTEMPTS: usize = 16;
 /// Most syntax errors of a text that is read at all.
 const MOST_ERRORS: usize = super::MOST_DIAGNOSTICS;
+/// How much of a large text is tried first, bytes.
+const PROBE: usize = 128 << 10;
 /// How deep values may nest; as deep as the `toml` crate takes them.
 const DEEPEST: u32 = 80;
 /// How the parser's message for a line without `=` begins.
@@ -36,15 +38,28 @@ pub(super) fn bearable(text: &str) -> Result<(), (&str, usize)> {
             last = error.unexpected().or_else(|| error.context()).map(|span| span.start());
         }
     };
-    let tokens = Source::new(text).lex().into_vec();
     let mut nowhere = ();
-    let mut shallow = RecursionGuard::new(&mut nowhere, DEEPEST);
+    let source = Source::new(text);
+    let tokens = source.lex().into_vec();
+    let mut blanks = ValidateWhitespace::new(&mut nowhere, source);
+    let mut shallow = RecursionGuard::new(&mut blanks, DEEPEST);
     toml_parser::parser::parse_document(&tokens, &mut shallow, &mut sink);
     if count <= MOST_ERRORS {
-        return Ok(());
+        return probe(text);
     }
     let end = boundary(text, last.unwrap_or(0));
     Err((text.get(..end).unwrap_or_default(), count - MOST_ERRORS))
+}
+
+/// Like [`bearable`], for mistakes that only the tree shows, such as keys given again and again: judged by how
+/// a large text begins.
+fn probe(text: &str) -> Result<(), (&str, usize)> {
+    let head = text.get(..boundary(text, PROBE)).unwrap_or_default();
+    let head = head.rfind('\n').and_then(|end| head.get(..=end)).unwrap_or(head);
+    if text.len() <= PROBE || DeTable::parse_recoverable(head).1.len() <= MOST_ERRORS {
+        return Ok(());
+    }
+    Err((head, 0))
 }
 
 /// Blanks lines that are neither a header nor `key = value`, and those whose braces stay open, and reports

@@ -315,6 +315,23 @@ fn files_that_are_not_there_are_pointed_at() {
     assert_eq!(judge(FileFact::Good { length: GIB }, good).0, ["image-too-large"]);
 }
 
+#[test]
+fn modules_are_refused_where_the_kernel_takes_none() {
+    let reading =
+        read(&GOOD.replacen("kernel = \"vmlinuz\"", "kernel = \"vmlinuz\", modules = [{ path = \"one\" }]", 1));
+    let frame = reading.frame.unwrap();
+    let found = |takes_modules| {
+        let fact = FileFact::Kernel { length: 4096, takes_modules };
+        let facts = FileFacts::from([(("vmlinuz".into(), Purpose::Kernel), fact)]);
+        let found = against(&frame, &reading.spans, &facts);
+        found.iter().map(|d| (d.rule, d.message.clone())).collect::<Vec<_>>()
+    };
+    assert_eq!(found(true), []);
+    let refused = found(false);
+    assert!(refused.len() == 1 && refused[0].0 == "bad-image", "{refused:?}");
+    assert!(refused[0].1.contains("it cannot be given modules"), "{refused:?}");
+}
+
 /// A host of one core for each CPU.
 fn host(cpus: u32, memory: u64) -> Inventory {
     let cpus = (0..cpus).map(|id| Cpu { id, package: 0, core: id, node: 0 }).collect();

@@ -85,6 +85,9 @@ impl Gathered {
     }
 }
 
+/// Reads the file at a path, below the defaults that the including file has for it.
+pub(super) type Include<'f> = &'f mut dyn FnMut(At<&str>, &[Layer<'_, '_>], &mut Gathered, &mut Sink);
+
 /// Reads a file into `gathered`; `defaults` are those of the files that include it, nearest first. `include` is
 /// called for each file that this one includes, with the defaults for it.
 pub(super) fn file(
@@ -92,7 +95,7 @@ pub(super) fn file(
     defaults: &[Layer<'_, '_>],
     gathered: &mut Gathered,
     sink: &mut Sink,
-    include: &mut dyn FnMut(At<&str>, &[Layer<'_, '_>], &mut Gathered, &mut Sink),
+    include: Include<'_>,
 ) {
     let base = opened.base;
     if let Err((readable, more)) = parse::bearable(&opened.text) {

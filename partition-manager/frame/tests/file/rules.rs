@@ -252,7 +252,7 @@ fn judge(rule: &str, reading: &Reading, files: &Files, words: &str) -> Result<()
         return fail(format!("found {:?}", broken(reading)));
     }
     let diagnostic = &reading.diagnostics[0];
-    let entry = find(rule).ok_or(format!("{rule} is not in the table"))?;
+    let entry = find(rule).ok_or_else(|| format!("{rule} is not in the table"))?;
     if diagnostic.severity != entry.severity
         || (reading.frame.is_some() != (diagnostic.severity != frame::diagnostic::Severity::Error))
     {
