@@ -198,7 +198,7 @@ fn fact(path: &Path, purpose: Purpose) -> FileFact {
         (Err(error), _) => FileFact::Unreadable(error.to_string()),
         (Ok(_), Purpose::Initrd | Purpose::Module) => FileFact::Good { length },
         (Ok(_), Purpose::Kernel) => match image::identify(&head, length) {
-            Ok(_) => FileFact::Good { length },
+            Ok(image) => FileFact::Kernel { length, takes_modules: image.takes_modules() },
             Err(error) => FileFact::BadImage(error),
         },
     }
