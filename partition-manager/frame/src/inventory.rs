@@ -3,24 +3,30 @@
 //! Filled from sysfs by who may read it, or from a JSON file, so that a plan can be made for a machine
 //! that one does not have.
 
+mod check;
+mod form;
+#[cfg(test)]
+mod tests;
+
 use crate::cpuset::CpuSet;
+use crate::guard::Guard;
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, BTreeSet};
 
 /// What a host has.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(try_from = "form::Form")]
 pub struct Inventory {
     /// The logical CPUs that are online.
     pub cpus: Vec<Cpu>,
     /// The NUMA nodes; a host without NUMA is one node.
     pub nodes: Vec<Node>,
     /// The caches, as far as known.
-    #[serde(default)]
     pub caches: Vec<Cache>,
     /// Devices that could be dedicated, as far as known.
-    #[serde(default)]
     pub devices: Vec<Device>,
+    /// What of all this is deconfigured: a plan gives it to nobody.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub guards: Vec<Guard>,
 }
 
 /// What a cache holds.
@@ -36,8 +42,7 @@ pub enum CacheKind {
 }
 
 /// One cache (Linux, Documentation/ABI/testing/sysfs-devices-system-cpu, `cacheinfo`).
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Cache {
     /// Level, 1 is nearest to the CPU.
     pub level: u8,
@@ -46,12 +51,10 @@ pub struct Cache {
     /// Size, bytes.
     pub size: u64,
     /// Bytes of a line; 0 when not known.
-    #[serde(default)]
     pub line: u32,
     /// Lines of a set; 0 when not known.
-    #[serde(default)]
     pub ways: u32,
-    /// The logical CPUs that share it.
+    /// The online logical CPUs that share it. A CPU has at most one cache of a level and kind.
     pub cpus: CpuSet,
 }
 
@@ -124,6 +127,12 @@ pub struct HugePages {
 pub const MOST_CPUS: usize = 65_536;
 /// Most NUMA nodes of an inventory (Linux on x86-64 can be built for at most 1024).
 pub const MOST_NODES: usize = 1024;
+/// Highest level of a cache.
+pub const MOST_LEVELS: u8 = 8;
+/// Most PCI functions of an inventory.
+pub const MOST_DEVICES: usize = 65_536;
+/// Distance of a node to itself (ACPI 6.5, section 5.2.17).
+pub const LOCAL: u32 = 10;
 /// Size of an ordinary page on x86-64, bytes.
 pub const PAGE: u64 = 4096;
 
@@ -208,10 +217,49 @@ pub enum InventoryError {
         /// How many nodes there are.
         nodes: usize,
     },
+    /// A cache cannot be.
+    #[error("cache {index} (level {level}, {kind}): {why}")]
+    Cache {
+        /// Which entry of `caches`, from 0.
+        index: usize,
+        /// Its level.
+        level: u8,
+        /// What it holds.
+        kind: CacheKind,
+        /// What is wrong.
+        why: String,
+    },
+    /// A device cannot be.
+    #[error("device {address:?}: {why}")]
+    Device {
+        /// Its address, cut short.
+        address: String,
+        /// What is wrong.
+        why: String,
+    },
+    /// A guard record cannot be.
+    #[error("the guard record of {unit}: {why}")]
+    Guard {
+        /// What it takes out.
+        unit: crate::guard::Unit,
+        /// What is wrong.
+        why: String,
+    },
+}
+
+impl std::fmt::Display for CacheKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Self::Data => "data",
+            Self::Instruction => "instruction",
+            Self::Unified => "unified",
+        })
+    }
 }
 
 impl Inventory {
-    /// Reads an inventory from JSON and validates it.
+    /// Reads an inventory from JSON and validates it. The cost is bounded by the length of the text and by
+    /// the limits of this module, whatever the text says.
     ///
     /// # Errors
     /// [`InventoryError`]: the text has another form, or no host can be so.
@@ -221,135 +269,10 @@ impl Inventory {
         Ok(inventory)
     }
 
-    /// Checks that a host can be so.
-    ///
-    /// # Errors
-    /// [`InventoryError`] names the first thing that cannot be.
-    pub fn validate(&self) -> Result<(), InventoryError> {
-        for (what, count, most) in [("CPUs", self.cpus.len(), MOST_CPUS), ("NUMA nodes", self.nodes.len(), MOST_NODES)]
-        {
-            if count > most {
-                return Err(InventoryError::TooMany { what, count, most });
-            }
-        }
-        if self.cpus.is_empty() {
-            return Err(InventoryError::NoCpu);
-        }
-        if self.nodes.is_empty() {
-            return Err(InventoryError::NoNode);
-        }
-        let mut nodes = BTreeSet::new();
-        for node in &self.nodes {
-            if !nodes.insert(node.id) {
-                return Err(InventoryError::NodeTwice(node.id));
-            }
-            node.validate(self.nodes.len())?;
-        }
-        let mut cpus = BTreeSet::new();
-        let mut cores = BTreeMap::new();
-        for &Cpu { id, package, core, node } in &self.cpus {
-            if id > crate::cpuset::HIGHEST {
-                return Err(InventoryError::CpuTooHigh(id));
-            }
-            if !cpus.insert(id) {
-                return Err(InventoryError::CpuTwice(id));
-            }
-            if !nodes.contains(&node) {
-                return Err(InventoryError::NodeMissing { cpu: id, node });
-            }
-            let first = *cores.entry((package, core)).or_insert(node);
-            if first != node {
-                return Err(InventoryError::CoreSplit { package, core, first, second: node });
-            }
-        }
-        Ok(())
-    }
-
     /// Distance between two nodes given by their positions in [`Inventory::nodes`].
     #[must_use]
     pub fn distance(&self, from: usize, to: usize) -> u32 {
         let listed = self.nodes.get(from).and_then(|node| node.distances.get(to)).copied();
-        listed.unwrap_or(if from == to { 10 } else { 20 })
-    }
-}
-
-impl Node {
-    fn validate(&self, nodes: usize) -> Result<(), InventoryError> {
-        if self.available > self.memory {
-            return Err(InventoryError::Available { node: self.id, available: self.available, memory: self.memory });
-        }
-        if !self.distances.is_empty() && self.distances.len() != nodes {
-            return Err(InventoryError::Distances { node: self.id, count: self.distances.len(), nodes });
-        }
-        let mut sizes = BTreeSet::new();
-        let mut bytes = 0u64;
-        for &HugePages { size, total, free } in &self.huge_pages {
-            let all = total.checked_mul(size).and_then(|pool| bytes.checked_add(pool));
-            let why = match all {
-                _ if !size.is_power_of_two() || size <= PAGE => Some("the size is no power of two above 4096"),
-                _ if !sizes.insert(size) => Some("the size is listed twice"),
-                _ if free > total => Some("more pages are free than there are"),
-                None => Some("the pages are more than the node's memory"),
-                Some(all) if all > self.memory => Some("the pages are more than the node's memory"),
-                Some(all) => {
-                    bytes = all;
-                    None
-                }
-            };
-            if let Some(why) = why {
-                return Err(InventoryError::HugePages { node: self.id, size, why });
-            }
-        }
-        Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::units::GIB;
-
-    fn small() -> Inventory {
-        Inventory {
-            cpus: vec![Cpu { id: 0, package: 0, core: 0, node: 0 }, Cpu { id: 1, package: 0, core: 0, node: 0 }],
-            nodes: vec![Node { id: 0, memory: GIB, available: GIB, huge_pages: vec![], distances: vec![10] }],
-            ..Inventory::default()
-        }
-    }
-
-    #[test]
-    fn a_small_host_is_valid_and_survives_json() {
-        let host = small();
-        let text = serde_json::to_string(&host).unwrap();
-        assert_eq!(Inventory::from_json(&text), Ok(host));
-    }
-
-    #[test]
-    fn refuses_what_no_host_can_be() {
-        let broken = |change: fn(&mut Inventory)| {
-            let mut host = small();
-            change(&mut host);
-            host.validate().unwrap_err()
-        };
-        assert_eq!(broken(|h| h.cpus.clear()), InventoryError::NoCpu);
-        assert_eq!(broken(|h| h.nodes.clear()), InventoryError::NoNode);
-        assert_eq!(broken(|h| h.cpus[1].id = 0), InventoryError::CpuTwice(0));
-        assert_eq!(broken(|h| h.cpus[1].id = 70_000), InventoryError::CpuTooHigh(70_000));
-        assert_eq!(broken(|h| h.cpus[1].node = 3), InventoryError::NodeMissing { cpu: 1, node: 3 });
-        assert!(matches!(broken(|h| h.nodes[0].available = 2 * GIB), InventoryError::Available { .. }));
-        assert!(matches!(broken(|h| h.nodes[0].distances = vec![10, 20]), InventoryError::Distances { .. }));
-        let pages =
-            |size, total, free| move |h: &mut Inventory| h.nodes[0].huge_pages = vec![HugePages { size, total, free }];
-        for change in [pages(3, 1, 1), pages(1 << 21, 1, 2), pages(1 << 21, u64::MAX, 0), pages(1 << 21, 513, 0)] {
-            let mut host = small();
-            change(&mut host);
-            assert!(matches!(host.validate(), Err(InventoryError::HugePages { .. })));
-        }
-        let mut two = small();
-        two.nodes.push(Node { id: 1, memory: GIB, available: 0, huge_pages: vec![], distances: vec![] });
-        two.nodes[0].distances.clear();
-        two.cpus[1].node = 1;
-        assert!(matches!(two.validate(), Err(InventoryError::CoreSplit { .. })));
-        assert!(matches!(Inventory::from_json("{}"), Err(InventoryError::Form(_))));
+        listed.unwrap_or(if from == to { LOCAL } else { 20 })
     }
 }

@@ -14,6 +14,7 @@ pub mod event;
 pub mod file;
 #[cfg(feature = "schema")]
 pub mod form;
+pub mod guard;
 pub mod image;
 pub mod inventory;
 pub mod ladder;

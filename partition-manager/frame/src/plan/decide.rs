@@ -300,6 +300,11 @@ impl<'a> Course<'a> {
             withheld: std::mem::take(&mut self.withheld),
             warnings: std::mem::take(&mut self.warnings),
             overhead,
+            score: None,
+            reserved_memory: vec![],
+            guarded: CpuSet::new(),
+            guarded_memory: vec![],
+            holders: self.owned.partitions.keys().cloned().collect(),
         }
     }
 

@@ -48,6 +48,22 @@ pub struct Plan {
     pub warnings: Vec<Warning>,
     /// What the host itself pays for the partitions, out of its own memory.
     pub overhead: Vec<Overhead>,
+    /// Affinity score of the frame: that of its partitions, weighted by their processing units; none
+    /// without partitions.
+    #[serde(default)]
+    pub score: Option<u8>,
+    /// Where the host's own memory is, in ordinary pages.
+    #[serde(default)]
+    pub reserved_memory: Vec<Extent>,
+    /// CPUs of the frame that guard records take out. One that somebody runs on is his still.
+    #[serde(default)]
+    pub guarded: CpuSet,
+    /// Memory that guard records take out, in whole blocks.
+    #[serde(default)]
+    pub guarded_memory: Vec<Extent>,
+    /// Partitions that own already what they have here, by name: they were activated before.
+    #[serde(default)]
+    pub holders: Vec<Name>,
 }
 
 /// What is decided for a pool.

@@ -2,7 +2,8 @@
 //! Documentation/ABI/stable/sysfs-devices-node).
 
 use frame::cpuset::CpuSet;
-use frame::inventory::{Cpu, HugePages, Inventory, Node};
+use frame::inventory::{Cache, CacheKind, Cpu, Device, HugePages, Inventory, MOST_LEVELS, Node};
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -37,7 +38,7 @@ pub fn read(sysfs: &Path, meminfo: &str, allowed: Option<&CpuSet>) -> Result<Inv
     let nodes_directory = sysfs.join("devices/system/node");
     let numbers = set(&nodes_directory.join("online")).unwrap_or_default();
     let mut nodes = Vec::new();
-    let mut node_of = std::collections::BTreeMap::new();
+    let mut node_of = BTreeMap::new();
     for number in numbers.iter() {
         let directory = nodes_directory.join(format!("node{number}"));
         for cpu in set(&directory.join("cpulist")).unwrap_or_default().iter() {
@@ -48,7 +49,14 @@ pub fn read(sysfs: &Path, meminfo: &str, allowed: Option<&CpuSet>) -> Result<Inv
         node.distances = distances(&directory.join("distance"));
         nodes.push(node);
     }
-    // Memory of a node that is not there belongs to nobody; a host without NUMA is one node.
+    // A node without memory and CPUs is nobody's; its column of the distances goes with it.
+    let kept: Vec<bool> =
+        nodes.iter().map(|node| node.memory > 0 || node_of.values().any(|&of| of == node.id)).collect();
+    let of_kept = |distances: Vec<u32>| match distances.len() == kept.len() {
+        true => distances.into_iter().zip(&kept).filter(|(_, kept)| **kept).map(|(distance, _)| distance).collect(),
+        false => vec![],
+    };
+    nodes.iter_mut().for_each(|node| node.distances = of_kept(std::mem::take(&mut node.distances)));
     nodes.retain(|node| node.memory > 0 || node_of.values().any(|&of| of == node.id));
     if nodes.len() <= 1 {
         let id = nodes.first().map_or(0, |node| node.id);
@@ -56,12 +64,11 @@ pub fn read(sysfs: &Path, meminfo: &str, allowed: Option<&CpuSet>) -> Result<Inv
         // The kernel's own estimate is better than the sum that a node's file allows.
         node.available = field(meminfo, "MemAvailable").unwrap_or(node.available).min(node.memory);
         nodes = vec![node];
-    } else if nodes.len() != numbers.len() {
-        // The columns of the distances no longer match.
-        nodes.iter_mut().for_each(|node| node.distances.clear());
     }
     let home = nodes.first().map_or(0, |node| node.id);
     let known = |id: u32| nodes.iter().any(|node| node.id == id);
+    let caches = caches(&cpus, &online);
+    let devices = devices(&sysfs.join("bus/pci/devices"), &nodes);
     let cpus = online
         .iter()
         .map(|id| {
@@ -73,7 +80,7 @@ pub fn read(sysfs: &Path, meminfo: &str, allowed: Option<&CpuSet>) -> Result<Inv
             Cpu { id, package, core: siblings.iter().next().unwrap_or(id), node }
         })
         .collect();
-    let inventory = Inventory { cpus, nodes, ..Inventory::default() };
+    let inventory = Inventory { cpus, nodes, caches, devices, guards: vec![] };
     inventory.validate()?;
     Ok(inventory)
 }
@@ -134,6 +141,83 @@ fn memory(id: u32, meminfo: &str, huge: &Path) -> Node {
     Node { id, memory, available: available.min(memory), huge_pages, distances: vec![] }
 }
 
+/// One line of a file; empty when it is not there.
+fn line(path: &Path) -> String {
+    std::fs::read_to_string(path).map(|text| text.trim().to_owned()).unwrap_or_default()
+}
+
+/// The caches of the `online` CPUs, each once (Linux, Documentation/ABI/testing/sysfs-devices-system-cpu,
+/// `cpuX/cache/index*`). A cache that says nothing of its size or its CPUs is left out, as in some virtual machines.
+fn caches(cpus: &Path, online: &CpuSet) -> Vec<Cache> {
+    let mut found: BTreeMap<(u8, CacheKind, u32), Cache> = BTreeMap::new();
+    for cpu in online.iter() {
+        for entry in std::fs::read_dir(cpus.join(format!("cpu{cpu}/cache"))).into_iter().flatten().flatten() {
+            let path = entry.path();
+            let kind = match line(&path.join("type")).as_str() {
+                "Data" => CacheKind::Data,
+                "Instruction" => CacheKind::Instruction,
+                "Unified" => CacheKind::Unified,
+                _ => continue,
+            };
+            let Ok(level) = line(&path.join("level")).parse::<u8>() else { continue };
+            let size = cache_size(&line(&path.join("size")));
+            let sharing = set(&path.join("shared_cpu_list")).unwrap_or_default().intersection(online);
+            let first = sharing.iter().next();
+            // Each cache is seen from every CPU that shares it: the lowest one speaks for all.
+            let (Some(size), true, 1..=MOST_LEVELS) = (size, first == Some(cpu), level) else { continue };
+            let number = |file: &str| line(&path.join(file)).parse::<u32>().unwrap_or(0);
+            let width = number("coherency_line_size");
+            let width = if width.is_power_of_two() { width } else { 0 };
+            let cache = Cache { level, kind, size, line: width, ways: number("ways_of_associativity"), cpus: sharing };
+            found.insert((level, kind, cpu), cache);
+        }
+    }
+    // A host that contradicts itself here is still a host: what overlaps is left out.
+    let mut seen: BTreeMap<(u8, CacheKind), CpuSet> = BTreeMap::new();
+    let mut whole = |cache: &Cache| {
+        let group = seen.entry((cache.level, cache.kind)).or_default();
+        let fresh = group.intersection(&cache.cpus).is_empty();
+        if fresh {
+            *group = group.union(&cache.cpus);
+        }
+        fresh
+    };
+    found.into_values().filter(|cache| whole(cache)).collect()
+}
+
+/// The size of a cache, such as `48K`, in bytes; none when it is zero or no size.
+fn cache_size(text: &str) -> Option<u64> {
+    let (digits, factor) = match text.as_bytes().last()? {
+        b'K' => (&text[..text.len() - 1], 1 << 10),
+        b'M' => (&text[..text.len() - 1], 1 << 20),
+        _ => (text, 1),
+    };
+    digits.parse::<u64>().ok()?.checked_mul(factor).filter(|&size| size > 0)
+}
+
+/// The PCI functions (Linux, Documentation/ABI/testing/sysfs-bus-pci), by address. One that does not say what
+/// it is is left out.
+fn devices(directory: &Path, nodes: &[Node]) -> Vec<Device> {
+    let hex = |path: PathBuf| u32::from_str_radix(line(&path).strip_prefix("0x")?, 16).ok();
+    let read = |path: PathBuf| {
+        let node = line(&path.join("numa_node")).parse::<u32>().ok();
+        let group = std::fs::read_link(path.join("iommu_group")).ok();
+        Some(Device {
+            address: path.file_name()?.to_str()?.to_owned(),
+            class: hex(path.join("class"))?,
+            vendor: u16::try_from(hex(path.join("vendor"))?).ok()?,
+            device: u16::try_from(hex(path.join("device"))?).ok()?,
+            // The kernel says -1 when it does not know.
+            node: node.filter(|number| nodes.iter().any(|node| node.id == *number)),
+            group: group.and_then(|path| path.file_name()?.to_str()?.parse().ok()),
+        })
+    };
+    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    let mut devices: Vec<Device> = entries.filter_map(|entry| read(entry.path())).collect();
+    devices.sort_by(|a, b| a.address.cmp(&b.address));
+    devices
+}
+
 fn distances(path: &Path) -> Vec<u32> {
     let text = std::fs::read_to_string(path).unwrap_or_default();
     text.split_ascii_whitespace().filter_map(|word| word.parse().ok()).collect()
@@ -185,6 +269,99 @@ mod tests {
         let inventory = read(root.path(), "MemTotal: 100 kB\nMemAvailable: 60 kB\n", None).unwrap();
         assert_eq!(inventory.nodes.len(), 1);
         assert_eq!(inventory.nodes[0].available, 60 * 1024);
+    }
+
+    fn cpu(root: &Path, id: u32, package: &str, siblings: &str) {
+        let base = format!("devices/system/cpu/cpu{id}/topology");
+        put(root, &format!("{base}/physical_package_id"), &format!("{package}\n"));
+        put(root, &format!("{base}/thread_siblings_list"), &format!("{siblings}\n"));
+    }
+
+    fn cache(root: &Path, id: u32, index: u32, of: [&str; 4]) {
+        let base = format!("devices/system/cpu/cpu{id}/cache/index{index}");
+        for (file, text) in ["level", "type", "size", "shared_cpu_list"].iter().zip(of) {
+            put(root, &format!("{base}/{file}"), &format!("{text}\n"));
+        }
+        put(root, &format!("{base}/coherency_line_size"), "64\n");
+        put(root, &format!("{base}/ways_of_associativity"), "12\n");
+    }
+
+    #[test]
+    fn each_cache_is_read_once_and_only_for_online_cpus() {
+        let root = tempfile::tempdir().unwrap();
+        let root = root.path();
+        // CPU 1 is offline, but its sibling's cache still names it.
+        put(root, "devices/system/cpu/online", "0,2-3\n");
+        for (id, siblings) in [(0, "0"), (2, "2-3"), (3, "2-3")] {
+            cpu(root, id, "0", siblings);
+            cache(root, id, 0, ["1", "Data", "48K", if id == 0 { "0-1" } else { "2-3" }]);
+            cache(root, id, 1, ["1", "Instruction", "64K", if id == 0 { "0-1" } else { "2-3" }]);
+            cache(root, id, 3, ["3", "Unified", "480M", "0-3"]);
+            cache(root, id, 4, ["9", "Unified", "1M", "0-3"]);
+            cache(root, id, 5, ["2", "Unified", "0K", "0-3"]);
+        }
+        let inventory = read(root, "MemTotal: 100 kB\n", None).unwrap();
+        let seen: Vec<_> = inventory.caches.iter().map(|c| (c.level, c.kind, c.size, c.cpus.to_string())).collect();
+        let expected = [
+            (1, CacheKind::Data, 48 << 10, "0"),
+            (1, CacheKind::Data, 48 << 10, "2-3"),
+            (1, CacheKind::Instruction, 64 << 10, "0"),
+            (1, CacheKind::Instruction, 64 << 10, "2-3"),
+            (3, CacheKind::Unified, 480 << 20, "0,2-3"),
+        ];
+        assert_eq!(seen, expected.map(|(level, kind, size, cpus)| (level, kind, size, cpus.to_owned())));
+        assert_eq!((inventory.caches[0].line, inventory.caches[0].ways), (64, 12));
+        let one = read(root, "MemTotal: 100 kB\n", Some(&CpuSet::parse("3").unwrap())).unwrap();
+        assert!(one.caches.iter().all(|cache| cache.cpus.to_string() == "3") && one.caches.len() == 3, "{one:?}");
+    }
+
+    #[test]
+    fn devices_are_read_with_class_node_and_group() {
+        let root = tempfile::tempdir().unwrap();
+        let root = root.path();
+        put(root, "devices/system/cpu/online", "0\n");
+        let device = |address: &str, class: &str, node: &str| {
+            let base = format!("bus/pci/devices/{address}");
+            for (file, text) in [("class", class), ("vendor", "0x8086"), ("device", "0x1572"), ("numa_node", node)] {
+                put(root, &format!("{base}/{file}"), &format!("{text}\n"));
+            }
+        };
+        device("0000:3b:00.1", "0x020000", "0");
+        device("0000:3b:00.0", "0x020000", "-1");
+        device("0000:3b:00.2", "what", "0");
+        let groups = root.join("kernel/iommu_groups/42");
+        std::fs::create_dir_all(&groups).unwrap();
+        std::os::unix::fs::symlink(groups, root.join("bus/pci/devices/0000:3b:00.1/iommu_group")).unwrap();
+        let inventory = read(root, "MemTotal: 100 kB\n", None).unwrap();
+        let seen: Vec<_> = inventory.devices.iter().map(|d| (d.address.as_str(), d.node, d.group)).collect();
+        assert_eq!(seen, [("0000:3b:00.0", None, None), ("0000:3b:00.1", Some(0), Some(42))]);
+        assert_eq!((inventory.devices[0].class, inventory.devices[0].vendor), (0x02_0000, 0x8086));
+    }
+
+    #[test]
+    fn hybrid_cores_holes_and_memoryless_nodes_are_read() {
+        let root = tempfile::tempdir().unwrap();
+        let root = root.path();
+        // A core of two threads, one of a single thread, numbers with holes, a node without CPUs, one without memory,
+        // and one with neither, which is left out.
+        put(root, "devices/system/cpu/online", "0,4,9\n");
+        cpu(root, 0, "0", "0,4");
+        cpu(root, 4, "0", "0,4");
+        cpu(root, 9, "-1", "9");
+        put(root, "devices/system/node/online", "0,2,5,7\n");
+        for (node, cpus, kib) in [(0, "0,4", 4096), (2, "9", 0), (5, "", 8192), (7, "", 0)] {
+            let base = format!("devices/system/node/node{node}");
+            put(root, &format!("{base}/cpulist"), &format!("{cpus}\n"));
+            put(root, &format!("{base}/distance"), "10 20 30 40\n");
+            put(root, &format!("{base}/meminfo"), &format!("Node {node} MemTotal: {kib} kB\n"));
+        }
+        let inventory = read(root, "", None).unwrap();
+        let nodes: Vec<_> = inventory.nodes.iter().map(|node| (node.id, node.memory)).collect();
+        assert_eq!(nodes, [(0, 4 << 20), (2, 0), (5, 8 << 20)]);
+        let cores: Vec<_> = inventory.cpus.iter().map(|cpu| (cpu.id, cpu.package, cpu.core, cpu.node)).collect();
+        assert_eq!(cores, [(0, 0, 0, 0), (4, 0, 0, 0), (9, 0, 9, 2)]);
+        // The columns that are left: node 7 is gone.
+        assert_eq!(inventory.nodes[0].distances, [10, 20, 30]);
     }
 
     #[test]
