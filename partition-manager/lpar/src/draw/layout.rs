@@ -8,6 +8,7 @@ use super::scene::Scene;
 use super::tables;
 use crate::show::size;
 use frame::inventory::PAGE;
+use std::collections::BTreeMap;
 
 /// Most lines of pools.
 const MOST_POOLS: usize = 16;
@@ -120,12 +121,24 @@ fn memory(scene: &Scene<'_>, width: usize) -> Vec<Line> {
     };
     let head = shown.iter().map(|one| label(one).chars().count()).max().unwrap_or(0);
     let room = width.saturating_sub(head).max(8);
-    let largest = shown.iter().map(|one| one.bytes()).max().unwrap_or(0);
-    let cell = cell_size(largest, room, scene.plan.memory_block.max(1));
-    let pages = if several { ", a line is one page size" } else { "" };
-    let mut lines = vec![title("memory", &format!("a cell is {}{pages}; it shows whoever has part of it", size(cell)))];
+    // Pages of each size have a scale of their own: there are often far fewer of the large ones.
+    let mut cells: BTreeMap<u64, u64> = BTreeMap::new();
+    for one in &shown {
+        let cell = cells.entry(one.pages).or_default();
+        *cell = (*cell).max(cell_size(one.bytes(), room, scene.plan.memory_block.max(1)));
+    }
+    let scales = cells.iter().map(|(pages, cell)| match several {
+        true => format!("{} of {}", size(*cell), tables::pages(*pages)),
+        false => size(*cell),
+    });
+    let scales = scales.collect::<Vec<_>>().join(", ");
+    let mut lines = tables::fold(&format!("a cell is {scales}; it shows whoever has part of it"), width - 8, 8);
+    if let Some(first) = lines.first_mut() {
+        *first = title("memory", &first.show(Ink::Plain));
+    }
     for one in shown {
         let mut line = Line::of(&format!("{:head$}", label(one)));
+        let cell = cells.get(&one.pages).copied().unwrap_or(1);
         bar(&scene.marks, &one.shares, cell).into_iter().for_each(|mark| line.mark(mark));
         lines.push(line);
     }

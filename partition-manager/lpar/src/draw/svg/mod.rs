@@ -10,6 +10,8 @@ mod words;
 use super::layout::machine;
 use super::scene::Scene;
 use canvas::Canvas;
+#[cfg(test)]
+pub use canvas::escape as escaped;
 
 /// Width of the document, in its own units.
 const WIDTH: f64 = 1200.0;

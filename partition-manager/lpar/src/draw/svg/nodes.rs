@@ -7,6 +7,7 @@ use crate::draw::scene::{Owner, Row, Scene};
 use crate::draw::tables::{pages, whole};
 use crate::show::size;
 use frame::units::Units;
+use std::collections::BTreeMap;
 
 /// Most cells of CPUs; a cell is several cores on machines that have more.
 const MOST_CELLS: usize = 8192;
@@ -77,13 +78,17 @@ pub fn draw(canvas: &mut Canvas, scene: &Scene<'_>, y: f64) -> f64 {
     let lines = nodes.len().div_ceil(most).max(1);
     let columns = nodes.len().div_ceil(lines).max(1);
     let width = (INNER - GAP * (columns - 1) as f64) / columns as f64;
-    let largest = scene.memory.iter().map(|one| one.bytes()).max().unwrap_or(1).max(1);
+    let mut largest: BTreeMap<u64, u64> = BTreeMap::new();
+    for one in &scene.memory {
+        let most = largest.entry(one.pages).or_default();
+        *most = one.bytes().max(*most);
+    }
     let mut top = y;
     for line in nodes.chunks(columns) {
         let height = line.iter().map(|node| panel_height(scene, measure, node.id, width)).fold(0.0, f64::max);
         for (at, node) in line.iter().enumerate() {
             let left = MARGIN + at as f64 * (width + GAP);
-            panel(canvas, scene, measure, node.id, Area(left, top, width, height), largest);
+            panel(canvas, scene, measure, node.id, Area(left, top, width, height), &largest);
         }
         top += height + GAP;
     }
@@ -117,7 +122,14 @@ fn panel_height(scene: &Scene<'_>, measure: Measure, node: u32, width: f64) -> f
     26.0 + cpus + memory + GAP
 }
 
-fn panel(canvas: &mut Canvas, scene: &Scene<'_>, measure: Measure, node: u32, area: Area, largest: u64) {
+fn panel(
+    canvas: &mut Canvas,
+    scene: &Scene<'_>,
+    measure: Measure,
+    node: u32,
+    area: Area,
+    largest: &BTreeMap<u64, u64>,
+) {
     let Area(left, top, width, _) = area;
     canvas.shape(area, "panel", 6.0);
     canvas.text(left + GAP, top + 20.0, "h2", &format!("Node {node}"));
@@ -147,7 +159,9 @@ fn panel(canvas: &mut Canvas, scene: &Scene<'_>, measure: Measure, node: u32, ar
         let free = one.shares.iter().filter(|(owner, _)| *owner == Owner::Nobody).map(|(_, bytes)| bytes).sum();
         let text = format!("{} in {}, {} free", size(one.bytes()), pages(one.pages), size(free));
         canvas.text(left + GAP, y + 12.0, "small faint", &text);
-        let full = (width - 2.0 * GAP) * (one.bytes() as f64 / largest as f64);
+        // Pages of each size have a scale of their own.
+        let most = largest.get(&one.pages).copied().unwrap_or(1).max(1);
+        let full = (width - 2.0 * GAP) * (one.bytes() as f64 / most as f64);
         let tip = |owner: Owner, bytes: u64| {
             format!("{}: {} in {} on node {node}", scene.words(owner), size(bytes), pages(one.pages))
         };
