@@ -38,11 +38,15 @@ pub fn parent_of(pid: u32) -> Result<u32> {
     Ok(rest.split_whitespace().nth(1).context("no parent")?.parse()?)
 }
 
-/// Whether a process runs: it exists and is no zombie.
+/// Whether a process runs: one of its threads exists and is no zombie. The first of them may be one while others
+/// still hold what the process had open.
 #[must_use]
 pub fn runs(pid: u32) -> bool {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rsplit_once(')').is_some_and(|(_, rest)| !rest.trim_start().starts_with(['Z', 'X']))
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    threads.into_iter().any(|thread| {
+        let stat = std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+        stat.rsplit_once(')').is_some_and(|(_, rest)| !rest.trim_start().starts_with(['Z', 'X']))
+    })
 }
 
 /// The processes that have one of `texts` in their command line or environment, or run in a cgroup that
