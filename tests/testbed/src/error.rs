@@ -84,6 +84,12 @@ pub enum Error {
 }
 
 impl Error {
+    /// Whether the emulated machine's own kernel found memory spoiled that no process of it can write.
+    #[must_use]
+    pub fn is_spoiled_kernel(&self) -> bool {
+        matches!(self, Self::Ended { console, .. } if console.contains("corrupted stack end detected"))
+    }
+
     pub(crate) fn file(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.into();
         move |source| Self::File { action, path, source }

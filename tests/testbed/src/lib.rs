@@ -10,6 +10,7 @@ mod busybox;
 pub mod cache;
 pub mod cpio;
 mod error;
+pub mod flight;
 pub mod guest;
 pub mod host;
 pub mod modules;

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
-use testbed::{Error, Options, Testbed, install_bulkhead};
+use testbed::{Error, Options, Testbed, flight, install_bulkhead};
 
 /// A test: its name and what it does.
 pub type Test = (&'static str, fn(&mut Testbed) -> anyhow::Result<()>);
@@ -22,6 +22,14 @@ impl fmt::Display for Skip {
 }
 
 impl std::error::Error for Skip {}
+
+/// How many tests of a run may be repeated for what looks like a fault of the emulator.
+///
+/// Seen with QEMU 10.0.2 emulating in a thread for each processor, in some 340 boots of Linux: one guest took a
+/// triple fault early in its boot, and once the emulated machine's own kernel panicked because the end of a kernel
+/// stack was overwritten. The cause is not known; the panic is out of reach of any process. In one thread neither
+/// was seen, in 36 boots, but this crate's tests then did not end in 580 s on a busy machine of two processors.
+const REPEATS: u32 = 1;
 
 /// Ends a test as skipped: `return Err(skip("why"))`.
 pub fn skip(reason: impl Into<String>) -> anyhow::Error {
@@ -41,6 +49,8 @@ struct Shared {
     testbed: Option<Testbed>,
     /// Why it could not be booted: told to every test, tried once.
     failed: Option<String>,
+    /// Tests that were repeated.
+    repeats: u32,
 }
 
 /// Runs the tests that the command line asks for; `groups` are (module, its tests).
@@ -75,15 +85,30 @@ fn conclude(result: anyhow::Result<()>) -> Result<Completion, Failed> {
 
 impl Shared {
     fn run(&mut self, test: fn(&mut Testbed) -> anyhow::Result<()>) -> anyhow::Result<()> {
-        let testbed = self.testbed()?;
-        let result = test(testbed).map_err(|error| with_flight_record(testbed, error));
-        // What failed may have left partitions running, or the machine stuck: the next test gets a fresh one.
-        if let Err(error) = &result
-            && !error.is::<Skip>()
-        {
+        loop {
+            let testbed = self.testbed()?;
+            let Err(error) = test(testbed) else { return Ok(()) };
+            if error.is::<Skip>() {
+                return Err(error);
+            }
+            let record = flight_record(testbed);
+            // What failed may have left partitions running, or the machine stuck: what is next gets a fresh one.
             self.testbed = None;
+            let emulators = record.as_deref().is_some_and(flight::came_of_itself)
+                || error.downcast_ref::<Error>().is_some_and(Error::is_spoiled_kernel);
+            let error = match record {
+                Some(record) => anyhow::anyhow!("{error:#}\nKVM's record before the triple fault:\n{record}"),
+                None => error,
+            };
+            if !emulators || self.repeats == REPEATS {
+                return Err(error);
+            }
+            self.repeats += 1;
+            eprintln!(
+                "\nEMULATOR'S FAULT {} of at most {REPEATS} in a run: the test is repeated in a fresh testbed after\n{error:#}",
+                self.repeats
+            );
         }
-        result
     }
 
     fn testbed(&mut self) -> anyhow::Result<&mut Testbed> {
@@ -107,19 +132,10 @@ impl Shared {
     }
 }
 
-/// Adds to `error` what KVM recorded before a triple fault stopped its recorder, if one did (`host-init.sh`).
-fn with_flight_record(testbed: &mut Testbed, error: anyhow::Error) -> anyhow::Error {
-    const RECORD: &str = "cd /sys/kernel/tracing && [ \"$(cat tracing_on)\" = 0 ] && tail -n 60 trace";
-    if error.is::<Skip>() {
-        return error;
-    }
-    match testbed.run(RECORD, Duration::from_secs(30)) {
-        Ok(record) if record.success() => {
-            anyhow::anyhow!("{error:#}\nKVM's record before the triple fault:\n{}", record.stdout)
-        }
-        // No triple fault, or a machine that does not answer: the error is all there is.
-        Ok(_) | Err(_) => error,
-    }
+/// What KVM recorded before a triple fault, if there was one and the machine still answers.
+fn flight_record(testbed: &mut Testbed) -> Option<String> {
+    let record = testbed.run(flight::READ, Duration::from_secs(30)).ok()?;
+    record.success().then_some(record.stdout)
 }
 
 fn boot() -> Result<Testbed, Error> {
