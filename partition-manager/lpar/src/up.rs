@@ -151,7 +151,9 @@ fn detached(common: &Common, root: &Root, frame: &Frame, declaration: &Declarati
             refuse!("frame {} did not come up:\n{said}", frame.name);
         }
         let rows: Vec<PartitionRow> = manager.get(PARTITIONS).unwrap_or_default();
-        if settled(frame, &rows) {
+        // A frame that was left ran all the time; it is up once somebody supervises it again.
+        let supervised = || Holder::read(&root.lock()).is_some_and(|holder| holder.supervisor.pid == supervisor.id());
+        if settled(frame, &rows) && supervised() {
             break rows;
         }
         if started.elapsed() > COMING_UP {
