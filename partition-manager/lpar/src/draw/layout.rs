@@ -105,6 +105,9 @@ fn head(scene: &Scene<'_>, options: &Options) -> Vec<Line> {
     let plan = scene.plan;
     let mut first = Line::painted(Paint::Strong, &format!("frame {}", plan.frame));
     first.push(Paint::Plain, &format!(": {}", count(plan.partitions.len(), "partition")));
+    if let Some(score) = plan.score {
+        first.push(Paint::Plain, &format!(", affinity score {score} of 100"));
+    }
     let mut lines = vec![first];
     lines.extend(tables::fold(&machine(scene), options.width, 2));
     lines.extend(options.basis.iter().flat_map(|one| tables::fold(one, options.width, 2)));
@@ -188,6 +191,13 @@ fn foot(scene: &Scene<'_>, width: usize) -> Vec<Line> {
         or_none(plan.unassigned.to_string())
     );
     lines.extend(tables::fold(&sets, width, 2));
+    let guarded = tables::guarded(scene);
+    if !guarded.is_empty() {
+        lines.extend(tables::fold(&guarded, width, 2));
+    }
+    if !plan.holders.is_empty() {
+        lines.extend(tables::fold(&tables::holders(plan), width, 2));
+    }
     lines.extend(tables::fold(&tables::overhead(scene), width, 2));
     if !plan.warnings.is_empty() {
         lines.extend(tables::fold(

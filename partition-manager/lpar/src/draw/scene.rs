@@ -5,7 +5,7 @@ use frame::assignment::Assignment;
 use frame::cpuset::CpuSet;
 use frame::inventory::{Inventory, PAGE};
 use frame::name::Name;
-use frame::plan::{Backing, Plan};
+use frame::plan::{Backing, Extent, Plan};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Who has a CPU, or a piece of memory. Numbers are positions in [`Plan::partitions`] and [`Plan::pools`].
@@ -54,7 +54,7 @@ pub struct Memory {
     pub node: u32,
     /// Size of the pages, bytes.
     pub pages: u64,
-    /// Who has how many bytes: the host first, then partitions from the largest, then what is free.
+    /// Who has how many bytes: the host first, then what is guarded, then partitions from the largest, then what is free.
     pub shares: Vec<(Owner, u64)>,
 }
 
@@ -98,21 +98,13 @@ pub struct Scene<'a> {
 
 impl<'a> Scene<'a> {
     /// A plan that was made for `inventory`; `owned` is what partitions held already when the inventory was
-    /// taken, and `reserved` is the memory that the host keeps, bytes.
+    /// taken.
     #[must_use]
-    pub fn new(plan: &'a Plan, inventory: &'a Inventory, owned: &Assignment, reserved: u64) -> Self {
+    pub fn new(plan: &'a Plan, inventory: &'a Inventory, owned: &Assignment) -> Self {
         let owners = owners(plan, inventory);
         let marks = Marks::new(&tallies(plan, inventory));
         let rows = rows(inventory);
-        Self {
-            plan,
-            inventory,
-            owners,
-            rows,
-            memory: memory(plan, inventory, owned, reserved),
-            pools: pools(plan),
-            marks,
-        }
+        Self { plan, inventory, owners, rows, memory: memory(plan, inventory, owned), pools: pools(plan), marks }
     }
 
     /// The owner of a CPU.
@@ -154,6 +146,7 @@ fn owners(plan: &Plan, inventory: &Inventory) -> BTreeMap<u32, Owner> {
         }
     };
     give(&plan.unassigned, Owner::Nobody);
+    give(&plan.guarded, Owner::Guarded);
     give(&plan.reserved, Owner::Host);
     for (at, pool) in plan.pools.iter().enumerate() {
         give(&pool.cpus, Owner::Pool(at));
@@ -198,7 +191,7 @@ fn rows(inventory: &Inventory) -> Vec<Row> {
         .collect()
 }
 
-fn memory(plan: &Plan, inventory: &Inventory, owned: &Assignment, reserved: u64) -> Vec<Memory> {
+fn memory(plan: &Plan, inventory: &Inventory, owned: &Assignment) -> Vec<Memory> {
     let mut given: BTreeMap<(u32, u64), BTreeMap<usize, u64>> = BTreeMap::new();
     for (at, partition) in plan.partitions.iter().enumerate() {
         for extent in &partition.memory {
@@ -207,12 +200,10 @@ fn memory(plan: &Plan, inventory: &Inventory, owned: &Assignment, reserved: u64)
             *place = place.saturating_add(bytes);
         }
     }
-    let mut held: BTreeMap<(u32, u64), u64> = BTreeMap::new();
-    for extent in owned.partitions.values().flat_map(|partition| &partition.memory) {
-        let place = held.entry((extent.node, extent.pages)).or_default();
-        *place = place.saturating_add(extent.blocks.saturating_mul(plan.memory_block));
-    }
-    let mut owed = reserved;
+    let held = bytes(plan, owned.partitions.values().flat_map(|partition| &partition.memory));
+    let reserved = bytes(plan, &plan.reserved_memory);
+    let guarded = bytes(plan, &plan.guarded_memory);
+    let of = |map: &BTreeMap<(u32, u64), u64>, key: (u32, u64)| map.get(&key).copied().unwrap_or(0);
     let mut all = Vec::new();
     for node in &inventory.nodes {
         let sizes = node.huge_pages.iter().filter(|pool| pool.total > 0);
@@ -220,20 +211,19 @@ fn memory(plan: &Plan, inventory: &Inventory, owned: &Assignment, reserved: u64)
             sizes.map(|pool| (pool.size, pool.total.saturating_mul(pool.size), pool.free.saturating_mul(pool.size)));
         let huge: Vec<(u64, u64, u64)> = huge.collect();
         let ordinary = huge.iter().fold(node.memory, |left, (_, total, _)| left.saturating_sub(*total));
-        // The planner takes the host's share from the first node on.
-        let host = owed.min(ordinary);
-        owed -= host;
-        for (pages, total, free, host) in std::iter::once((PAGE, ordinary, node.available, host))
-            .chain(huge.into_iter().map(|(s, t, f)| (s, t, f, 0)))
-        {
+        for (pages, total, free) in std::iter::once((PAGE, ordinary, node.available)).chain(huge) {
             let key = (node.id, pages);
             let parts = given.remove(&key).unwrap_or_default();
             let taken = parts.values().fold(0u64, |sum, bytes| sum.saturating_add(*bytes));
-            let usable = (total - host).min(free.saturating_add(held.get(&key).copied().unwrap_or(0))).max(taken);
-            let total = total.max(taken);
+            let broken = of(&guarded, key);
+            // What is held is not available any more, but not the host's either.
+            let usable = total.saturating_sub(of(&reserved, key)).min(free.saturating_add(of(&held, key)));
+            let usable = usable.saturating_sub(broken).max(taken);
+            let total = total.max(usable);
+            let broken = broken.min(total - usable);
             let mut parts: Vec<(usize, u64)> = parts.into_iter().filter(|(_, bytes)| *bytes > 0).collect();
             parts.sort_by_key(|&(at, bytes)| (std::cmp::Reverse(bytes), at));
-            let mut shares = vec![(Owner::Host, total.saturating_sub(usable))];
+            let mut shares = vec![(Owner::Host, total - usable - broken), (Owner::Guarded, broken)];
             shares.extend(parts.into_iter().map(|(at, bytes)| (Owner::Partition(at), bytes)));
             shares.push((Owner::Nobody, usable - taken));
             shares.retain(|(_, bytes)| *bytes > 0);
@@ -241,6 +231,16 @@ fn memory(plan: &Plan, inventory: &Inventory, owned: &Assignment, reserved: u64)
         }
     }
     all
+}
+
+/// How many bytes extents have on each node and of each page size.
+fn bytes<'e>(plan: &Plan, extents: impl IntoIterator<Item = &'e Extent>) -> BTreeMap<(u32, u64), u64> {
+    let mut sums: BTreeMap<(u32, u64), u64> = BTreeMap::new();
+    for extent in extents {
+        let place = sums.entry((extent.node, extent.pages)).or_default();
+        *place = place.saturating_add(extent.blocks.saturating_mul(plan.memory_block));
+    }
+    sums
 }
 
 fn pools(plan: &Plan) -> Vec<Pool> {

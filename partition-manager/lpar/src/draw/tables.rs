@@ -5,7 +5,7 @@ use super::marks::{ANOTHER, Mark, Paint, SEVERAL};
 use super::scene::{Owner, Scene};
 use crate::show::size;
 use frame::inventory::PAGE;
-use frame::plan::{Backing, Finding, PartitionPlan};
+use frame::plan::{Backing, Finding, PartitionPlan, Plan};
 use frame::units::Units;
 use std::collections::BTreeMap;
 
@@ -27,10 +27,8 @@ pub fn values(partition: &PartitionPlan, block: u64) -> [String; 9] {
     };
     let mut pages: Vec<u64> = partition.memory.iter().map(|extent| extent.pages).collect();
     let mut nodes: Vec<u32> = partition.memory.iter().map(|extent| extent.node).collect();
-    for list in [&mut pages] {
-        list.sort_unstable();
-        list.dedup();
-    }
+    pages.sort_unstable();
+    pages.dedup();
     nodes.sort_unstable();
     nodes.dedup();
     [
@@ -140,8 +138,7 @@ pub fn fold(text: &str, width: usize, indent: usize) -> Vec<Line> {
     let mut fresh = true;
     for word in text.split(' ') {
         let mut word: Vec<char> = word.chars().collect();
-        loop {
-            let Some(line) = lines.last_mut() else { break };
+        while let Some(line) = lines.last_mut() {
             let room = width.saturating_sub(line.chars().count() + usize::from(!fresh));
             if word.len() <= room {
                 line.push_str(if fresh { "" } else { " " });
@@ -243,6 +240,30 @@ pub fn findings(findings: &[Finding], width: usize) -> Vec<Line> {
         lines.push(Line::of(&format!("  - and {} more; --json has them all", findings.len() - MOST_FINDINGS)));
     }
     lines
+}
+
+/// What guard records take out, in words; empty when they take out nothing.
+#[must_use]
+pub fn guarded(scene: &Scene<'_>) -> String {
+    let plan = scene.plan;
+    let mut parts = Vec::new();
+    if !plan.guarded.is_empty() {
+        parts.push(format!("CPUs {}", plan.guarded));
+    }
+    for extent in plan.guarded_memory.iter().take(MOST_FINDINGS) {
+        let bytes = extent.blocks.saturating_mul(plan.memory_block);
+        parts.push(format!("{} in {} on node {}", size(bytes), pages(extent.pages), extent.node));
+    }
+    if parts.is_empty() { String::new() } else { format!("guarded, which is not used: {}", parts.join(", ")) }
+}
+
+/// Who runs already and keeps what it has, in words.
+#[must_use]
+pub fn holders(plan: &Plan) -> String {
+    let named: Vec<&str> = plan.holders.iter().take(MOST_FINDINGS).map(|name| name.as_str()).collect();
+    let more = plan.holders.len() - named.len();
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    format!("activated before, and as they were: {}{more}", named.join(", "))
 }
 
 /// How many findings there are by rule: `affinity 3, idle-sibling 1`.

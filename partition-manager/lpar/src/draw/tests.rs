@@ -69,7 +69,7 @@ fn for_each(mut check: impl FnMut(&Scene<'_>)) {
     for (packages, cores, threads, dedicated, shared) in CASES {
         let (frame, inventory) = (declared(POOL, dedicated, shared), machine(packages, cores, threads));
         let plan = planned(&frame, &inventory);
-        check(&Scene::new(&plan, &inventory, &Assignment::new(), GIB));
+        check(&Scene::new(&plan, &inventory, &Assignment::new()));
     }
 }
 
@@ -176,7 +176,7 @@ fn a_small_plan_reads_so() {
         "reserved = { cpus = 1, memory = \"1GiB\" }\ncpus = \"0-6,8-15\"\n[[pool]]\nname = \"default\"\ncpus = 2";
     let (frame, inventory) = (declared(head, 2, 1), machine(2, 4, 2));
     let plan = planned(&frame, &inventory);
-    let scene = Scene::new(&plan, &inventory, &Assignment::new(), GIB);
+    let scene = Scene::new(&plan, &inventory, &Assignment::new());
     let (cells, scale) = cpus::lines(&scene, 80);
     assert_eq!(scale, Scale::Cpu);
     let all: String = cells.iter().map(|line| line.show(Ink::Plain) + "\n").collect();
@@ -194,7 +194,7 @@ fn a_small_plan_reads_so() {
 fn a_cell_of_several_says_so() {
     let (frame, inventory) = (declared(POOL, 2, 1), machine(2, 4, 2));
     let plan = planned(&frame, &inventory);
-    let marks = Scene::new(&plan, &inventory, &Assignment::new(), GIB).marks;
+    let marks = Scene::new(&plan, &inventory, &Assignment::new()).marks;
     let glyph = |owners: &[Owner]| marks.of_cell(owners.iter().copied()).glyph;
     assert_eq!(glyph(&[Owner::Partition(0), Owner::Partition(0)]), 'A');
     assert_eq!(glyph(&[Owner::Idle(1), Owner::Partition(1)]), 'b');
@@ -218,7 +218,7 @@ fn a_cell_of_several_says_so() {
 fn bars_show_whoever_has_part() {
     let (frame, inventory) = (declared(POOL, 3, 1), machine(2, 4, 2));
     let plan = planned(&frame, &inventory);
-    let marks = Scene::new(&plan, &inventory, &Assignment::new(), GIB).marks;
+    let marks = Scene::new(&plan, &inventory, &Assignment::new()).marks;
     let show = |shares: &[(Owner, u64)], cell| {
         bar(&marks, shares, cell).iter().map(|mark: &Mark| mark.glyph).collect::<String>()
     };
@@ -282,6 +282,30 @@ fn the_document_is_well_formed_and_stands_alone() {
 }
 
 #[test]
+fn what_is_guarded_is_seen() {
+    let (frame, inventory) = (declared(POOL, 1, 1), machine(2, 4, 2));
+    let mut plan = planned(&frame, &inventory);
+    let broken = plan.unassigned.iter().next().unwrap();
+    plan.unassigned.remove(broken);
+    plan.guarded.insert(broken);
+    // One that a partition runs on is the partition's still.
+    let kept = plan.partitions[0].processors[0].iter().next().unwrap();
+    plan.guarded.insert(kept);
+    plan.guarded_memory.push(frame::plan::Extent { node: 1, blocks: GIB / plan.memory_block, pages: 4096 });
+    plan.holders.push(plan.partitions[0].name.clone());
+    let scene = Scene::new(&plan, &inventory, &Assignment::new());
+    assert_eq!((scene.owner(broken), scene.owner(kept)), (Owner::Guarded, Owner::Partition(0)));
+    let on_node = scene.memory.iter().find(|one| (one.node, one.pages) == (1, 4096)).unwrap();
+    assert!(on_node.shares.contains(&(Owner::Guarded, GIB)), "{on_node:?}");
+    let shown = text(&scene, &options(80, Ink::Plain));
+    for part in ["! guarded", &format!("CPUs {}", plan.guarded), "1GiB in 4KiB pages on node 1", "as they were: d1"] {
+        assert!(shown.contains(part), "no {part:?} in {shown}");
+    }
+    let document = svg(&scene, &[]);
+    assert!(document.contains("deconfigured") && document.contains("as they were: d1"), "{document}");
+}
+
+#[test]
 fn what_runs_is_not_counted_as_the_hosts() {
     let (frame, mut inventory) = (declared(POOL, 1, 1), machine(1, 4, 2));
     let first = planned(&frame, &inventory);
@@ -292,7 +316,7 @@ fn what_runs_is_not_counted_as_the_hosts() {
         let shares = scene.memory.iter().flat_map(|one| &one.shares);
         shares.filter(|(owner, _)| *owner == Owner::Host).map(|(_, bytes)| bytes).sum::<u64>()
     };
-    let before = host(&Scene::new(&first, &inventory, &Assignment::new(), GIB));
+    let before = host(&Scene::new(&first, &inventory, &Assignment::new()));
     // Now they run, and the host has that much less available.
     for extent in first.partitions.iter().flat_map(|one| &one.memory) {
         let bytes = extent.blocks * first.memory_block;
@@ -303,5 +327,5 @@ fn what_runs_is_not_counted_as_the_hosts() {
         }
     }
     let again = plan(&frame, &inventory, &owned).unwrap();
-    assert_eq!(host(&Scene::new(&again, &inventory, &owned, GIB)), before);
+    assert_eq!(host(&Scene::new(&again, &inventory, &owned)), before);
 }

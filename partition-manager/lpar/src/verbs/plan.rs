@@ -56,8 +56,8 @@ pub fn plan(common: &Common, file: &Path, options: &PlanOptions) -> Outcome {
     let assignment = owned.clone().unwrap_or_default();
     let plan = declaration.plan_against(&inventory, &assignment);
     declaration.judge()?;
-    let (Some(plan), Some(frame)) = (plan, declaration.frame()) else { return declaration.verdict() };
-    let scene = Scene::new(&plan, &inventory, &assignment, frame.reserved_memory);
+    let Some(plan) = plan else { return declaration.verdict() };
+    let scene = Scene::new(&plan, &inventory, &assignment);
     let basis: Vec<String> = [Some(machine), against].into_iter().flatten().collect();
     if let Some(path) = options.svg.as_deref().filter(|_| !to_stdout) {
         write_whole(path, draw::svg(&scene, &basis).as_bytes())?;

@@ -3,9 +3,9 @@
 use super::canvas::{Area, Canvas, Fill};
 use super::nodes::fill;
 use super::{INNER, MARGIN};
-use crate::draw::marks::{ANOTHER, LETTERS, Mark, Paint};
+use crate::draw::marks::{ANOTHER, Mark, Paint};
 use crate::draw::scene::{Owner, Scene};
-use crate::draw::tables::{HEADS, overhead, values};
+use crate::draw::tables::{HEADS, guarded, holders, overhead, values};
 use crate::show::size;
 use frame::plan::Finding;
 use frame::units::Units;
@@ -33,7 +33,8 @@ pub fn paragraph(canvas: &mut Canvas, mut y: f64, text: &str) -> f64 {
 /// Who has how many CPUs, in a sentence.
 #[must_use]
 pub fn summary(scene: &Scene<'_>) -> String {
-    let kinds: [(&str, fn(Owner) -> bool); 7] = [
+    type Kind = (&'static str, fn(Owner) -> bool);
+    let kinds: [Kind; 7] = [
         ("dedicated", |owner| matches!(owner, Owner::Partition(_))),
         ("idle siblings", |owner| matches!(owner, Owner::Idle(_))),
         ("in pools", |owner| matches!(owner, Owner::Pool(_))),
@@ -44,7 +45,8 @@ pub fn summary(scene: &Scene<'_>) -> String {
     ];
     let counted = kinds.iter().map(|(what, which)| (scene.count(which), what)).filter(|(count, _)| *count > 0);
     let counted: Vec<String> = counted.map(|(count, what)| format!("{count} {what}")).collect();
-    format!("{} partitions. CPUs: {}", scene.plan.partitions.len(), counted.join(", "))
+    let score = scene.plan.score.map_or_else(String::new, |score| format!(", affinity score {score} of 100"));
+    format!("{} partitions{score}. CPUs: {}", scene.plan.partitions.len(), counted.join(", "))
 }
 
 /// What the patterns mean, from `y` on; gives where it ends.
@@ -112,7 +114,6 @@ pub fn partitions(canvas: &mut Canvas, scene: &Scene<'_>, y: f64) -> f64 {
         canvas.text(MARGIN + 28.0, y, "faint", &text);
         y += LINE;
     }
-    debug_assert!(scene.marks.listed().len() <= LETTERS);
     y
 }
 
@@ -128,6 +129,10 @@ fn told(finding: &Finding) -> String {
 /// Warnings, what cannot be activated, and what it costs, from `y` on; gives where they end.
 pub fn findings(canvas: &mut Canvas, scene: &Scene<'_>, y: f64) -> f64 {
     let mut y = paragraph(canvas, y + 6.0, &overhead(scene));
+    let holders = if scene.plan.holders.is_empty() { String::new() } else { holders(scene.plan) };
+    for line in [guarded(scene), holders].iter().filter(|line| !line.is_empty()) {
+        y = paragraph(canvas, y, line);
+    }
     let mut list = |canvas: &mut Canvas, title: &str, class: &str, findings: &[Finding]| {
         if findings.is_empty() {
             return;
