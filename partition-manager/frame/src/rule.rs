@@ -233,12 +233,16 @@ rules! {
         => "declare it, or bring it down";
     Warning AFFINITY "affinity": "a partition's processors and memory are on different nodes"
         => "see the score in `lpar plan`; a smaller partition fits into one node";
+    Warning GUARDED "guarded": "something runs on CPUs that guard records take out"
+        => "shut it down and activate it again: it gets others";
     Warning HOST_SHARES "host-shares": "the host has no CPU of its own and shares a pool"
         => "reserve at least 1 CPU when latency matters";
     Warning IDLE_SIBLING "idle-sibling": "a dedicated set is whole cores: a sibling stays idle"
         => "ask for a multiple of the threads of a core";
     Warning OVERHEAD "overhead": "what partitions need beside their own memory is not covered by the reserve"
         => "raise frame.reserved.memory";
+    Warning POOL_SHORT "pool-short": "a pool gets fewer CPUs than are declared for it"
+        => "free what others hold, or repair what is guarded";
     Warning RESERVE_SHORT "reserve-short": "the host gets less than is reserved for it"
         => "lower what partitions take, or reserve less";
     Warning SHORTFALL "shortfall": "a partition gets less than it desires"

@@ -5,7 +5,8 @@
 
 use crate::cpuset::CpuSet;
 use crate::inventory::Inventory;
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
 
 /// Where CPUs that need not be whole cores (those of pools and of the host) are taken first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,6 +27,9 @@ fn pick_full(mut widths: impl DoubleEndedIterator<Item = usize>, n: usize) -> Op
     widths.rfind(|&width| width <= n && n > 0)
 }
 
+/// Whole cores that were taken: how many of which width.
+pub(super) type Cover = BTreeMap<usize, usize>;
+
 /// How many whole cores of which width, and how many loose CPUs, are free.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Budget {
@@ -43,14 +47,33 @@ impl Budget {
         }
     }
 
-    /// Takes whole cores for `n` CPUs; false, and half taken, when there are too few.
-    pub(super) fn whole(&mut self, mut n: usize) -> bool {
-        while n > 0 {
-            let Some(width) = pick(self.widths.keys().copied(), n) else { return false };
+    /// Takes whole cores for `n` CPUs; none, and half taken, when there are too few.
+    pub(super) fn whole(&mut self, n: usize) -> Option<Cover> {
+        let mut cover = Cover::new();
+        let mut taken = 0;
+        while taken < n {
+            let width = pick(self.widths.keys().copied(), n - taken)?;
             self.remove(width);
-            n = n.saturating_sub(width);
+            *cover.entry(width).or_default() += 1;
+            taken += width;
         }
-        true
+        // A wide core that had to be taken at the end may make narrower ones superfluous.
+        while let Some(width) = pick_full(cover.keys().copied(), taken - n) {
+            if let Some(count) = cover.get_mut(&width) {
+                *count -= 1;
+            }
+            cover.retain(|_, count| *count > 0);
+            *self.widths.entry(width).or_default() += 1;
+            taken -= width;
+        }
+        Some(cover)
+    }
+
+    /// Gives back what was taken.
+    pub(super) fn put(&mut self, cover: &Cover) {
+        for (&width, &count) in cover {
+            *self.widths.entry(width).or_default() += count;
+        }
     }
 
     /// Takes `n` CPUs that need not be whole cores; false, and half taken, when there are too few.
@@ -93,11 +116,22 @@ impl Budget {
     }
 }
 
+/// One core, as far as it belongs to the frame.
+#[derive(Clone, Debug)]
+struct Core {
+    /// Position of its node.
+    node: usize,
+    /// Its CPUs that are in the frame.
+    cpus: Vec<u32>,
+    /// Whether these are all its online siblings: another cannot be given out whole.
+    complete: bool,
+}
+
 /// The free CPUs of one node.
 #[derive(Clone, Debug, Default)]
 struct NodeCores {
-    /// Whole cores by their width, lowest CPU first.
-    whole: BTreeMap<usize, VecDeque<Vec<u32>>>,
+    /// Whole cores by their width: positions in [`Cores::cores`], lowest CPU first.
+    whole: BTreeMap<usize, BTreeSet<usize>>,
     /// CPUs of cores that are not wholly free.
     loose: BTreeSet<u32>,
     /// CPUs in `whole`.
@@ -105,14 +139,24 @@ struct NodeCores {
 }
 
 impl NodeCores {
-    fn remove(&mut self, width: usize) -> Option<Vec<u32>> {
-        let cores = self.whole.get_mut(&width)?;
-        let core = cores.pop_front();
+    fn insert(&mut self, core: usize, width: usize) {
+        self.whole.entry(width).or_default().insert(core);
+        self.threads += width;
+    }
+
+    fn remove(&mut self, core: usize, width: usize) -> bool {
+        let Some(cores) = self.whole.get_mut(&width) else { return false };
+        let there = cores.remove(&core);
         if cores.is_empty() {
             self.whole.remove(&width);
         }
-        self.threads -= core.as_ref().map_or(0, Vec::len);
-        core
+        self.threads -= if there { width } else { 0 };
+        there
+    }
+
+    fn pop(&mut self, width: usize) -> Option<usize> {
+        let core = self.whole.get(&width)?.first().copied()?;
+        self.remove(core, width).then_some(core)
     }
 
     /// Takes loose CPUs until `taken` has `n`.
@@ -122,71 +166,78 @@ impl NodeCores {
             taken.push(cpu);
         }
     }
-
-    /// Breaks one core when `taken` has less than `n`, and takes from it; false when nothing was broken.
-    fn open(&mut self, n: usize, taken: &mut Vec<u32>) -> bool {
-        let Some(width) = pick(self.whole.keys().copied(), n.saturating_sub(taken.len())) else { return false };
-        if taken.len() >= n {
-            return false;
-        }
-        let Some(core) = self.remove(width) else { return false };
-        self.loose.extend(core);
-        self.loose(n, taken);
-        true
-    }
 }
 
 /// The free CPUs of a frame.
 #[derive(Clone, Debug)]
 pub(super) struct Cores {
+    /// Every core of the frame, by lowest CPU.
+    cores: Rc<Vec<Core>>,
+    /// The core of each CPU.
+    core_of: Rc<BTreeMap<u32, usize>>,
     nodes: Vec<NodeCores>,
 }
 
 impl Cores {
-    /// The CPUs of `frame` that are not in `taken`. A core counts as whole when all its online siblings
-    /// are free and in the frame.
-    pub(super) fn new(inventory: &Inventory, frame: &CpuSet, taken: &CpuSet) -> Self {
+    /// The CPUs of `frame`. A core counts as whole when all its online siblings are free and in the frame.
+    pub(super) fn new(inventory: &Inventory, frame: &CpuSet) -> Self {
         let mut cores: BTreeMap<(u32, u32), (u32, BTreeSet<u32>)> = BTreeMap::new();
         for cpu in &inventory.cpus {
             cores.entry((cpu.package, cpu.core)).or_insert((cpu.node, BTreeSet::new())).1.insert(cpu.id);
         }
         let positions: BTreeMap<u32, usize> = inventory.nodes.iter().enumerate().map(|(at, n)| (n.id, at)).collect();
-        let mut nodes = vec![NodeCores::default(); inventory.nodes.len().max(1)];
-        let mut by_lowest: Vec<_> = cores.into_values().collect();
-        by_lowest.sort_by_key(|(_, cpus)| cpus.first().copied());
-        for (node, siblings) in by_lowest {
-            let Some(place) = positions.get(&node).and_then(|&at| nodes.get_mut(at)) else { continue };
-            let free: Vec<u32> =
-                siblings.iter().copied().filter(|&cpu| frame.contains(cpu) && !taken.contains(cpu)).collect();
-            if free.len() == siblings.len() {
-                place.threads += free.len();
-                place.whole.entry(free.len()).or_default().push_back(free);
-            } else {
-                place.loose.extend(free);
-            }
-        }
-        Self { nodes }
+        let mut inside: Vec<Core> = cores
+            .into_values()
+            .filter_map(|(node, siblings)| {
+                let all = siblings.len();
+                let cpus: Vec<u32> = siblings.into_iter().filter(|&cpu| frame.contains(cpu)).collect();
+                let complete = cpus.len() == all;
+                Some(Core { node: *positions.get(&node)?, cpus, complete })
+            })
+            .filter(|core| !core.cpus.is_empty())
+            .collect();
+        inside.sort_by(|a, b| a.cpus.cmp(&b.cpus));
+        Self::all_free(inside, inventory.nodes.len().max(1))
     }
 
-    /// The same CPUs as though they were on one node: what is left when nodes cannot be honoured.
-    pub(super) fn blind(&self) -> Self {
-        let mut one = NodeCores::default();
-        for node in &self.nodes {
-            for (&width, cores) in &node.whole {
-                one.whole.entry(width).or_default().extend(cores.iter().cloned());
+    fn all_free(cores: Vec<Core>, nodes: usize) -> Self {
+        let mut free = vec![NodeCores::default(); nodes];
+        let mut core_of = BTreeMap::new();
+        for (at, core) in cores.iter().enumerate() {
+            core_of.extend(core.cpus.iter().map(|&cpu| (cpu, at)));
+            let Some(node) = free.get_mut(core.node) else { continue };
+            if core.complete {
+                node.insert(at, core.cpus.len());
+            } else {
+                node.loose.extend(&core.cpus);
             }
-            one.loose.extend(&node.loose);
-            one.threads += node.threads;
         }
-        for cores in one.whole.values_mut() {
-            cores.make_contiguous().sort();
-        }
-        Self { nodes: vec![one] }
+        Self { cores: Rc::new(cores), core_of: Rc::new(core_of), nodes: free }
+    }
+
+    /// The same cores, all free, as though they were on one node: for when nodes cannot be honoured.
+    pub(super) fn blind(&self) -> Self {
+        Self::all_free(self.cores.iter().map(|core| Core { node: 0, ..core.clone() }).collect(), 1)
     }
 
     /// How many nodes there are.
     pub(super) fn nodes(&self) -> usize {
         self.nodes.len()
+    }
+
+    /// Position of the node of a CPU of the frame.
+    pub(super) fn node_of(&self, cpu: u32) -> Option<usize> {
+        self.core(cpu).map(|(_, core)| core.node)
+    }
+
+    fn core(&self, cpu: u32) -> Option<(usize, &Core)> {
+        let at = *self.core_of.get(&cpu)?;
+        Some((at, self.cores.get(at)?))
+    }
+
+    /// The runs of CPUs of one core each in a list of CPUs that comes core by core.
+    pub(super) fn by_core<'l>(&self, cpus: &'l [u32]) -> impl Iterator<Item = &'l [u32]> {
+        cpus.chunk_by(|a, b| self.core_of.get(a).is_some_and(|core| Some(core) == self.core_of.get(b)))
     }
 
     /// What is free, counted.
@@ -211,18 +262,106 @@ impl Cores {
         self.nodes.get(node).map_or(0, |node| node.threads + node.loose.len())
     }
 
-    /// Takes whole cores for `n` CPUs, node after node as `order` says; none when there are too few. The
-    /// CPUs come core by core; those past the first `n` are idle siblings.
-    pub(super) fn whole(&mut self, n: usize, order: &[usize]) -> Option<Vec<u32>> {
-        let mut taken = Vec::with_capacity(n);
-        for &at in order {
-            let Some(node) = self.nodes.get_mut(at) else { continue };
-            while taken.len() < n {
-                let Some(width) = pick(node.whole.keys().copied(), n - taken.len()) else { break };
-                taken.extend(node.remove(width)?);
+    /// All CPUs in whole cores.
+    pub(super) fn whole_cpus(&self) -> usize {
+        self.nodes.iter().map(|node| node.threads).sum()
+    }
+
+    /// All CPUs.
+    pub(super) fn cpus(&self) -> usize {
+        self.nodes.iter().map(|node| node.threads + node.loose.len()).sum()
+    }
+
+    fn is_free(&self, cpu: u32) -> bool {
+        let Some((at, core)) = self.core(cpu) else { return false };
+        let Some(node) = self.nodes.get(core.node) else { return false };
+        node.loose.contains(&cpu) || node.whole.get(&core.cpus.len()).is_some_and(|whole| whole.contains(&at))
+    }
+
+    /// Takes one CPU; false when it is not free.
+    pub(super) fn take_cpu(&mut self, cpu: u32) -> bool {
+        let cores = Rc::clone(&self.cores);
+        let Some(core) = self.core_of.get(&cpu).and_then(|&at| Some((at, cores.get(at)?))) else { return false };
+        let (at, core) = core;
+        let Some(node) = self.nodes.get_mut(core.node) else { return false };
+        if node.remove(at, core.cpus.len()) {
+            node.loose.extend(&core.cpus);
+        }
+        node.loose.remove(&cpu)
+    }
+
+    /// Takes just these CPUs; false, and nothing taken, when one is not free.
+    pub(super) fn take(&mut self, cpus: &[u32]) -> bool {
+        cpus.iter().all(|&cpu| self.is_free(cpu)) && cpus.iter().all(|&cpu| self.take_cpu(cpu))
+    }
+
+    /// Gives CPUs back.
+    pub(super) fn put(&mut self, cpus: &[u32]) {
+        let cores = Rc::clone(&self.cores);
+        for &cpu in cpus {
+            let Some((at, core)) = self.core_of.get(&cpu).and_then(|&at| Some((at, cores.get(at)?))) else { continue };
+            let Some(node) = self.nodes.get_mut(core.node) else { continue };
+            node.loose.insert(cpu);
+            if core.complete && core.cpus.iter().all(|cpu| node.loose.contains(cpu)) {
+                core.cpus.iter().for_each(|cpu| {
+                    node.loose.remove(cpu);
+                });
+                node.insert(at, core.cpus.len());
             }
         }
-        (taken.len() >= n).then_some(taken)
+    }
+
+    /// Takes whole cores for `n` CPUs, or for as many as there are, node after node as `order` says. The CPUs
+    /// come core by core; those past the first `n` are idle siblings.
+    pub(super) fn whole_up_to(&mut self, n: usize, order: &[usize]) -> Vec<u32> {
+        let cores = Rc::clone(&self.cores);
+        let mut taken: Vec<&Core> = vec![];
+        let mut sum = 0;
+        for &at in order {
+            let Some(node) = self.nodes.get_mut(at) else { continue };
+            while sum < n {
+                let Some(width) = pick(node.whole.keys().copied(), n - sum) else { break };
+                let Some(core) = node.pop(width).and_then(|core| cores.get(core)) else { break };
+                sum += width;
+                taken.push(core);
+            }
+            if sum >= n {
+                break;
+            }
+        }
+        // As in `Budget::whole`: none that is superfluous.
+        while let Some(width) = pick_full(
+            taken.iter().map(|core| core.cpus.len()).collect::<BTreeSet<_>>().into_iter(),
+            sum.saturating_sub(n),
+        ) {
+            let Some(at) = taken.iter().rposition(|core| core.cpus.len() == width) else { break };
+            self.put(&taken.remove(at).cpus);
+            sum -= width;
+        }
+        taken.into_iter().flat_map(|core| core.cpus.iter().copied()).collect()
+    }
+
+    /// As [`Cores::whole_up_to`]; none, and nothing taken, when there are too few.
+    pub(super) fn whole(&mut self, n: usize, order: &[usize]) -> Option<Vec<u32>> {
+        let taken = self.whole_up_to(n, order);
+        if taken.len() < n {
+            self.put(&taken);
+            return None;
+        }
+        Some(taken)
+    }
+
+    /// Breaks one core of a node when `taken` has less than `n`, and takes from it; false when nothing was broken.
+    fn open(&mut self, at: usize, n: usize, taken: &mut Vec<u32>) -> bool {
+        let Some(node) = self.nodes.get_mut(at) else { return false };
+        let Some(width) = pick(node.whole.keys().copied(), n.saturating_sub(taken.len())) else { return false };
+        if taken.len() >= n {
+            return false;
+        }
+        let Some(core) = node.pop(width).and_then(|core| self.cores.get(core)) else { return false };
+        node.loose.extend(&core.cpus);
+        node.loose(n, taken);
+        true
     }
 
     /// Takes `n` CPUs that need not be whole cores; none when there are too few. A core on the first node
@@ -242,19 +381,19 @@ impl Cores {
         for &at in order {
             let Some(node) = self.nodes.get_mut(at) else { continue };
             while let Some(width) = pick_full(node.whole.keys().copied(), n - taken.len()) {
-                taken.extend(node.remove(width)?);
+                let Some(core) = node.pop(width).and_then(|core| self.cores.get(core)) else { break };
+                taken.extend(&core.cpus);
             }
         }
-        if let Some(home) = order.first().and_then(|&at| self.nodes.get_mut(at)) {
-            home.loose(n, &mut taken);
-            while *slack > 0 && home.open(n, &mut taken) {
+        if let Some(&home) = order.first() {
+            self.loose(n, &[home], &mut taken);
+            while *slack > 0 && self.open(home, n, &mut taken) {
                 *slack -= 1;
             }
         }
         self.loose(n, order, &mut taken);
         for &at in order {
-            let Some(node) = self.nodes.get_mut(at) else { continue };
-            while node.open(n, &mut taken) {}
+            while self.open(at, n, &mut taken) {}
         }
         (taken.len() == n).then_some(taken)
     }

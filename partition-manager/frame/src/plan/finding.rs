@@ -39,12 +39,13 @@ pub struct Claim {
 }
 
 /// Every rule that a plan can find something by.
-pub const RULES: [&str; 23] = [
+pub const RULES: [&str; 25] = [
     "affinity",
     "amount",
     "cpus-exceeded",
     "cpus-missing",
     "duplicate",
+    "guarded",
     "held",
     "host-shares",
     "idle-sibling",
@@ -56,6 +57,7 @@ pub const RULES: [&str; 23] = [
     "pending",
     "pool-empty",
     "pool-missing",
+    "pool-short",
     "reserve-exceeded",
     "reserve-short",
     "shortfall",

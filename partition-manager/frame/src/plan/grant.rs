@@ -3,7 +3,7 @@
 //! The activation rule of PowerVM: the desired amount if it is free, else what is free down to the
 //! minimum, else nothing at all. Minimums come first, then growth by availability priority.
 
-use super::cores::{Budget, Preference};
+use super::cores::{Budget, Cover, Preference};
 use super::finding::{Claim, Finding};
 use super::memory::Store;
 use super::sane::claim;
@@ -12,7 +12,6 @@ use crate::inventory::PAGE;
 use crate::name::Name;
 use crate::units::{Units, show_size};
 use std::collections::BTreeMap;
-use std::ops::Range;
 
 /// How much one partition gets.
 #[derive(Clone, Debug)]
@@ -43,7 +42,7 @@ impl Grant<'_> {
 
 /// Gives out what is free.
 #[derive(Debug)]
-pub(super) struct Grantor<'a> {
+pub(super) struct Grantor<'s, 'a> {
     start: Budget,
     /// What is left of `start` when every grant has its CPUs.
     rest: Budget,
@@ -51,12 +50,14 @@ pub(super) struct Grantor<'a> {
     preference: Preference,
     units: BTreeMap<&'a Name, Units>,
     memory: BTreeMap<u64, u64>,
-    store: Store,
+    store: &'s Store,
     least: Units,
     grants: Vec<Grant<'a>>,
+    /// The cores of each grant, counted.
+    covers: Vec<Cover>,
 }
 
-impl<'a> Grantor<'a> {
+impl<'s, 'a> Grantor<'s, 'a> {
     /// `loose` are the CPUs of the host and of each pool that is still to be placed; `units` is what each
     /// pool has to give; `least` is the least entitlement of a virtual processor.
     pub(super) fn new(
@@ -64,7 +65,7 @@ impl<'a> Grantor<'a> {
         loose: Vec<usize>,
         preference: Preference,
         units: BTreeMap<&'a Name, Units>,
-        store: Store,
+        store: &'s Store,
         least: Units,
     ) -> Self {
         let mut grantor = Self {
@@ -77,23 +78,21 @@ impl<'a> Grantor<'a> {
             store,
             least,
             grants: vec![],
+            covers: vec![],
         };
-        grantor.rest = grantor.replay(None).unwrap_or_default();
+        grantor.rest = grantor.replay().map(|(rest, _)| rest).unwrap_or_default();
         grantor
     }
 
-    /// What is left when all grants are taken, with the count of one of them replaced; none when they do
-    /// not fit.
-    fn replay(&self, replaced: Option<(usize, usize)>) -> Option<Budget> {
+    /// What is left when all grants are taken, and the cores of each; none when they do not fit.
+    fn replay(&self) -> Option<(Budget, Vec<Cover>)> {
         let mut budget = self.start.clone();
-        let loose = self.loose.iter().all(|&n| budget.any(n, self.preference));
-        let fits = loose
-            && self.grants.iter().enumerate().all(|(at, grant)| match (grant.dedicated(), replaced) {
-                (Some(_), Some((index, count))) if index == at => budget.whole(count),
-                (Some(count), _) => budget.whole(count),
-                (None, _) => true,
-            });
-        fits.then_some(budget)
+        if !self.loose.iter().all(|&n| budget.any(n, self.preference)) {
+            return None;
+        }
+        let cover = |grant: &Grant<'_>| grant.dedicated().map_or(Some(Cover::new()), |n| budget.whole(n));
+        let covers = self.grants.iter().map(cover).collect::<Option<_>>()?;
+        Some((budget, covers))
     }
 
     fn free_memory(&mut self, pages: u64) -> Option<&mut u64> {
@@ -114,13 +113,15 @@ impl<'a> Grantor<'a> {
         };
         let count = partition.processors.count.minimum;
         let mut rest = self.rest.clone();
+        let mut cover = Cover::new();
         let mut grant = Grant { partition, count, units: Units::ZERO, bytes: partition.memory.size.minimum };
         match &partition.processors.mode {
             ProcessorMode::Dedicated { .. } => {
-                if !rest.whole(count as usize) {
+                let Some(taken) = rest.whole(count as usize) else {
                     let free = format!("{} in whole cores are", self.rest.whole_cpus());
                     return Err(lacks("processors", format!("{count} dedicated CPUs"), free));
-                }
+                };
+                cover = taken;
             }
             ProcessorMode::Shared { pool, units, .. } => match self.units.get(pool) {
                 Some(&free) if units.minimum <= free => grant.units = units.minimum,
@@ -147,68 +148,44 @@ impl<'a> Grantor<'a> {
             if let Some(free) = self.units.get_mut(pool) {
                 *free = free.minus(grant.units);
             }
-            grant.count = self.shared_count(partition, grant.units);
+            grant.count = shared_count(partition, grant.units, self.least);
         }
         self.rest = rest;
         self.grants.push(grant);
+        self.covers.push(cover);
         Ok(())
     }
 
-    /// Virtual processors of a shared partition: as many as desired, if its units are enough for them.
-    fn shared_count(&self, partition: &Partition, units: Units) -> u32 {
-        let most = units.thousandths().checked_div(self.least.thousandths()).unwrap_or(u32::MAX);
-        let count = &partition.processors.count;
-        count.desired.min(most).max(count.minimum)
-    }
-
-    /// Grows the grants of `range` to what they desire, in their order, as far as there is enough.
-    pub(super) fn grow(&mut self, range: Range<usize>) {
-        self.grow_dedicated(range.clone());
-        for at in range {
+    /// Grows the grants to what they desire, in their order, as far as there is enough.
+    pub(super) fn grow(&mut self) {
+        self.grow_dedicated();
+        for at in 0..self.grants.len() {
             self.grow_units(at);
             self.grow_memory(at);
         }
     }
 
-    fn grow_dedicated(&mut self, range: Range<usize>) {
+    fn grow_dedicated(&mut self) {
         let minimums: Vec<u32> = self.grants.iter().map(|grant| grant.count).collect();
-        let grown: Vec<usize> =
-            range.filter(|&at| self.grants.get(at).is_some_and(|grant| grant.dedicated().is_some())).collect();
-        let set = |grants: &mut Vec<Grant<'a>>, at: usize, count: u32| {
-            if let Some(grant) = grants.get_mut(at) {
-                grant.count = count;
+        for grant in &mut self.grants {
+            if grant.dedicated().is_some() {
+                grant.count = grant.partition.processors.count.desired;
             }
-        };
-        for &at in &grown {
-            let desired = self.grants.get(at).map_or(0, |grant| grant.partition.processors.count.desired);
-            set(&mut self.grants, at, desired);
         }
-        if let Some(rest) = self.replay(None) {
-            self.rest = rest;
+        if let Some((rest, covers)) = self.replay() {
+            (self.rest, self.covers) = (rest, covers);
             return;
         }
-        for &at in &grown {
-            set(&mut self.grants, at, minimums.get(at).copied().unwrap_or(0));
-        }
-        for &at in &grown {
-            let Some((minimum, desired)) =
-                self.grants.get(at).map(|grant| (grant.count, grant.partition.processors.count.desired))
-            else {
+        for ((grant, cover), minimum) in self.grants.iter_mut().zip(&mut self.covers).zip(minimums) {
+            if grant.dedicated().is_none() {
                 continue;
-            };
-            // The largest count that fits; the minimum is known to.
-            let (mut low, mut high) = (minimum, desired);
-            while low < high {
-                let middle = low + (high - low).div_ceil(2);
-                if self.replay(Some((at, middle as usize))).is_some() {
-                    low = middle;
-                } else {
-                    high = middle - 1;
-                }
             }
-            set(&mut self.grants, at, low);
+            // What it has and what nobody has: one claim can use all of that.
+            self.rest.put(cover);
+            let most = u32::try_from(self.rest.whole_cpus()).unwrap_or(u32::MAX);
+            grant.count = grant.partition.processors.count.desired.min(most).max(minimum);
+            *cover = self.rest.whole(grant.count as usize).unwrap_or_default();
         }
-        self.rest = self.replay(None).unwrap_or_default();
     }
 
     fn grow_units(&mut self, at: usize) {
@@ -218,7 +195,7 @@ impl<'a> Grantor<'a> {
         let more = units.desired.minus(grant.units).min(*free);
         *free = free.minus(more);
         let units = grant.units.plus(more);
-        let count = self.shared_count(grant.partition, units);
+        let count = shared_count(grant.partition, units, self.least);
         if let Some(grant) = self.grants.get_mut(at) {
             (grant.units, grant.count) = (units, count);
         }
@@ -238,15 +215,18 @@ impl<'a> Grantor<'a> {
         }
     }
 
-    /// How many grants there are.
-    pub(super) fn len(&self) -> usize {
-        self.grants.len()
-    }
-
     /// The grants, and how many whole cores nobody needs.
     pub(super) fn finish(self) -> (Vec<Grant<'a>>, usize) {
         (self.grants, self.rest.whole_cores())
     }
+}
+
+/// Virtual processors of a shared partition: as many as desired, if its units are enough for them at `least`
+/// units each.
+pub(super) fn shared_count(partition: &Partition, units: Units, least: Units) -> u32 {
+    let most = units.thousandths().checked_div(least.thousandths()).unwrap_or(u32::MAX);
+    let count = &partition.processors.count;
+    count.desired.min(most).max(count.minimum)
 }
 
 /// The claims of a finding, the largest first, and words for those that are left out.

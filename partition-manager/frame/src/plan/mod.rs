@@ -1,18 +1,32 @@
 //! The plan: who gets which CPUs and which memory, decided before anything runs.
 //!
-//! [`plan`] is a pure function of what is declared, what the host has and what is owned now. It is
-//! deterministic and does not depend on the order of the file: ties go by availability priority, then by
-//! name. What runs does not move.
+//! [`plan`] is a pure function of what is declared, what the host has, what of it is guarded and what is
+//! owned now. It is deterministic and does not depend on the order of the file: ties go by availability
+//! priority, then by name.
+//!
+//! - What is owned stays as it is, whatever is added, removed or guarded: nothing that runs moves.
+//! - A plan that is carried out, in any order, is still the plan: planning again with a part of it owned gives
+//!   the same. So every partition of an accepted file can be activated. (One that releases what it has while
+//!   inactive can find it taken by others meanwhile.)
+//! - Of partitions that do not run yet, one that is added or removed can move those that are placed after it:
+//!   smaller ones, and of its own size those of less priority or later name. Give the plan in force as
+//!   [`Plan::assignment`] to keep these too.
 
+mod affinity;
 mod cores;
 mod decide;
 mod finding;
 mod grant;
+mod ideal;
 mod memory;
+mod near;
 mod needs;
 pub mod overhead;
 mod place;
+mod remark;
+mod running;
 mod sane;
+mod settle;
 #[cfg(test)]
 mod tests;
 
@@ -94,7 +108,8 @@ pub struct PartitionPlan {
     pub memory: Vec<Extent>,
     /// Memory that never leaves while it runs, bytes: the declared base, or all when it got less.
     pub base: u64,
-    /// Affinity score: share of its pairs of processor and memory that are on one node, percent.
+    /// Affinity score: how near its memory is to its processors, percent. Every pair of a processor and a block
+    /// counts 1 on one node, 0 at the largest distance of the host, and in proportion between.
     pub score: u8,
 }
 
@@ -141,7 +156,17 @@ impl Plan {
     /// The plan of one partition.
     #[must_use]
     pub fn partition(&self, name: &Name) -> Option<&PartitionPlan> {
-        self.partitions.iter().find(|partition| &partition.name == name)
+        let at = self.partitions.binary_search_by(|partition| partition.name.cmp(name)).ok()?;
+        self.partitions.get(at)
+    }
+
+    /// What would be owned if every partition of the plan were active.
+    #[must_use]
+    pub fn assignment(&self) -> Assignment {
+        Assignment {
+            pools: self.pools.iter().map(|pool| (pool.name.clone(), pool.cpus.clone())).collect(),
+            partitions: self.partitions.iter().map(|one| (one.name.clone(), one.clone())).collect(),
+        }
     }
 
     /// The plan of one pool.

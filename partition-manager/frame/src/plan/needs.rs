@@ -5,7 +5,7 @@ use super::finding::{Claim, Finding, Subject};
 use super::grant::largest;
 use super::memory::Store;
 use super::sane::claim;
-use crate::declare::{Frame, ProcessorMode};
+use crate::declare::{Frame, Partition, ProcessorMode};
 use crate::inventory::PAGE;
 use crate::name::Name;
 use crate::units::{Units, show_size};
@@ -17,24 +17,28 @@ pub(super) fn cpus(n: usize) -> String {
 }
 
 /// Every sum of minimums that is more than there is, with who claims what.
-pub(super) fn check(frame: &Frame, budget: &Budget, store: &Store) -> Vec<Finding> {
+///
+/// `order` is the order in which partitions are given their minimums: the verdict must be that of the giving.
+pub(super) fn check(frame: &Frame, order: &[&Partition], budget: &Budget, store: &Store) -> Vec<Finding> {
     let mut found = vec![];
-    found.extend(processors(frame, budget));
+    found.extend(processors(frame, order, budget));
     found.extend(entitlements(frame));
     found.extend(memory(frame, store));
     found
 }
 
-fn processors(frame: &Frame, budget: &Budget) -> Option<Finding> {
+fn processors(frame: &Frame, order: &[&Partition], budget: &Budget) -> Option<Finding> {
+    let mut pools: Vec<(&Name, u32)> = frame.pools.iter().map(|pool| (&pool.name, pool.cpus)).collect();
+    pools.sort();
     let fits = |preference| {
         let mut rest = budget.clone();
-        let pools = frame.pools.iter().map(|pool| pool.cpus);
+        let pools = pools.iter().map(|&(_, cpus)| cpus);
         let mut loose = std::iter::once(frame.reserved_cpus).chain(pools);
-        let mut dedicated = frame.partitions.iter().filter_map(|p| match p.processors.mode {
+        let mut dedicated = order.iter().filter_map(|p| match p.processors.mode {
             ProcessorMode::Dedicated { .. } => Some(p.processors.count.minimum),
             ProcessorMode::Shared { .. } => None,
         });
-        loose.all(|n| rest.any(n as usize, preference)) && dedicated.all(|n| rest.whole(n as usize))
+        loose.all(|n| rest.any(n as usize, preference)) && dedicated.all(|n| rest.whole(n as usize).is_some())
     };
     if fits(Preference::Whole) || fits(Preference::Loose) {
         return None;
@@ -73,12 +77,10 @@ fn processors(frame: &Frame, budget: &Budget) -> Option<Finding> {
 }
 
 fn entitlements(frame: &Frame) -> Vec<Finding> {
-    let mut by_pool: BTreeMap<&Name, Vec<(Units, Claim)>> = BTreeMap::new();
+    let mut by_pool: BTreeMap<&Name, Vec<(Units, &Name)>> = BTreeMap::new();
     for partition in &frame.partitions {
         if let ProcessorMode::Shared { pool, units, .. } = &partition.processors.mode {
-            let what = format!("is entitled to {} units at least", units.minimum);
-            let claim = claim(&partition.name, "processors.units.minimum", what);
-            by_pool.entry(pool).or_default().push((units.minimum, claim));
+            by_pool.entry(pool).or_default().push((units.minimum, &partition.name));
         }
     }
     let mut found = vec![];
@@ -86,7 +88,11 @@ fn entitlements(frame: &Frame) -> Vec<Finding> {
         let claims = by_pool.remove(&pool.name).unwrap_or_default();
         let sum: Units = claims.iter().map(|(units, _)| *units).sum();
         if sum > Units::whole(pool.cpus) {
-            let (claims, more) = largest(claims);
+            let claims = claims.into_iter().map(|(units, name)| {
+                let what = format!("is entitled to {units} units at least");
+                (units, claim(name, "processors.units.minimum", what))
+            });
+            let (claims, more) = largest(claims.collect());
             found.push(Finding {
                 rule: "units-exceeded".into(),
                 text: format!(
@@ -104,11 +110,10 @@ fn entitlements(frame: &Frame) -> Vec<Finding> {
 }
 
 fn memory(frame: &Frame, store: &Store) -> Vec<Finding> {
-    let mut by_size: BTreeMap<u64, Vec<(u64, Claim)>> = BTreeMap::new();
+    let mut by_size: BTreeMap<u64, Vec<(u64, &Name)>> = BTreeMap::new();
     for partition in &frame.partitions {
         let minimum = partition.memory.size.minimum;
-        let claim = claim(&partition.name, "memory.minimum", format!("needs {} at least", show_size(minimum)));
-        by_size.entry(partition.memory.pages.unwrap_or(PAGE)).or_default().push((minimum, claim));
+        by_size.entry(partition.memory.pages.unwrap_or(PAGE)).or_default().push((minimum, &partition.name));
     }
     let mut found = vec![];
     if store.owed() > 0 {
@@ -124,12 +129,16 @@ fn memory(frame: &Frame, store: &Store) -> Vec<Finding> {
             help: Some("reserve less memory, or set aside fewer huge pages".into()),
         });
     }
-    for (pages, mut claims) in by_size {
+    for (pages, claims) in by_size {
         let sum: u128 = claims.iter().map(|&(bytes, _)| u128::from(bytes)).sum();
         let free = store.total(pages);
         if sum <= u128::from(free.unwrap_or(0)) {
             continue;
         }
+        let words = |(minimum, name)| {
+            (minimum, claim(name, "memory.minimum", format!("needs {} at least", show_size(minimum))))
+        };
+        let mut claims: Vec<(u64, Claim)> = claims.into_iter().map(words).collect();
         let sum = u64::try_from(sum).map_or_else(|_| "more than 16EiB".into(), show_size);
         let kind = if pages == PAGE { "memory".into() } else { format!("memory in pages of {}", show_size(pages)) };
         let has = match free {

@@ -1,43 +1,44 @@
-//! Placement: which CPUs and which nodes the grants get.
+//! Placement: which CPUs and which nodes the grants get on an empty frame.
 //!
-//! The largest claims choose first. Each takes the node that fits it best, with its memory; when no node
-//! is large enough, as few nodes as possible.
+//! The largest claims choose first. Each takes the node that fits it best, with its memory; when no node is
+//! large enough, as few nodes as possible, near each other.
 
 use super::Extent;
 use super::cores::{Cores, Preference};
 use super::grant::Grant;
 use super::memory::Store;
-use crate::cpuset::CpuSet;
+use super::near::Near;
 use crate::declare::ProcessorMode;
-use crate::inventory::Inventory;
 use crate::name::Name;
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 /// Where everything is.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Placement {
+pub(super) struct Placement<'a> {
     /// The host's own CPUs.
-    pub(super) reserved: CpuSet,
-    /// The CPUs of the pools that were placed.
-    pub(super) pools: BTreeMap<Name, CpuSet>,
+    pub(super) reserved: Vec<u32>,
+    /// The CPUs of the pools.
+    pub(super) pools: BTreeMap<&'a Name, Vec<u32>>,
     /// For each grant the CPUs, core by core; empty when shared.
     pub(super) cpus: Vec<Vec<u32>>,
     /// For each grant the memory.
     pub(super) memory: Vec<Vec<Extent>>,
+    /// How many claims are on more nodes than one.
+    pub(super) split: usize,
 }
 
 /// What is to be placed.
-#[derive(Clone, Debug)]
-pub(super) struct Wishes<'a> {
+#[derive(Debug)]
+pub(super) struct Wishes<'w, 'a> {
     /// CPUs of the host.
     pub(super) reserved: usize,
-    /// Pools that have no CPUs yet, and how many they want.
-    pub(super) pools: Vec<(&'a Name, usize)>,
-    /// Pools that keep the CPUs they have.
-    pub(super) fixed: BTreeMap<&'a Name, CpuSet>,
+    /// Position of the node where the host takes its CPUs first.
+    pub(super) home: usize,
+    /// The pools, by name, and how many CPUs they want.
+    pub(super) pools: &'w [(&'a Name, usize)],
     /// The grants.
-    pub(super) grants: &'a [Grant<'a>],
+    pub(super) grants: &'w [Grant<'a>],
     /// Where pools take CPUs first.
     pub(super) preference: Preference,
     /// Whole cores that nobody needs.
@@ -49,44 +50,36 @@ enum Item<'a> {
     Dedicated(usize),
 }
 
-struct Placer<'a> {
-    inventory: &'a Inventory,
-    positions: BTreeMap<u32, usize>,
+struct Placer<'p> {
+    near: &'p Near<'p>,
+    /// Nodes of the CPUs, also when they are placed blindly.
+    map: &'p Cores,
     cores: Cores,
     store: Store,
     blind: bool,
 }
 
 /// Places everything, honouring nodes; none when it does not fit. With `blind`, nodes are ignored, in the
-/// order in which the grants were counted.
-pub(super) fn place(
-    inventory: &Inventory,
+/// order in which the grants were counted, which always fits.
+pub(super) fn place<'a>(
+    near: &Near<'_>,
     cores: &Cores,
     store: &Store,
-    wishes: &Wishes<'_>,
+    wishes: &Wishes<'_, 'a>,
     blind: bool,
-) -> Option<Placement> {
-    let node_positions: BTreeMap<u32, usize> = inventory.nodes.iter().enumerate().map(|(at, n)| (n.id, at)).collect();
-    let position = |cpu: &crate::inventory::Cpu| Some((cpu.id, *node_positions.get(&cpu.node)?));
-    let mut placer = Placer {
-        inventory,
-        positions: inventory.cpus.iter().filter_map(position).collect(),
-        cores: if blind { cores.blind() } else { cores.clone() },
-        store: store.clone(),
-        blind,
-    };
-    placer.run(wishes)
+) -> Option<Placement<'a>> {
+    let free = if blind { cores.blind() } else { cores.clone() };
+    Placer { near, map: cores, cores: free, store: store.clone(), blind }.run(wishes)
 }
 
 impl Placer<'_> {
-    fn run(&mut self, wishes: &Wishes<'_>) -> Option<Placement> {
+    fn run<'a>(&mut self, wishes: &Wishes<'_, 'a>) -> Option<Placement<'a>> {
         let mut slack = wishes.slack;
         let grants = wishes.grants;
         let mut placement =
             Placement { cpus: vec![vec![]; grants.len()], memory: vec![vec![]; grants.len()], ..Placement::default() };
-        let all: Vec<usize> = (0..self.cores.nodes()).collect();
-        let reserved = self.cores.any(wishes.reserved, &all, wishes.preference, &mut slack)?;
-        placement.reserved = reserved.into_iter().collect();
+        let from_home: Vec<usize> = if self.blind { vec![0] } else { self.near.order(wishes.home).to_vec() };
+        placement.reserved = self.cores.any(wishes.reserved, &from_home, wishes.preference, &mut slack)?;
 
         let mut members: BTreeMap<&Name, Vec<usize>> = BTreeMap::new();
         let mut items = vec![];
@@ -96,42 +89,52 @@ impl Placer<'_> {
                 ProcessorMode::Shared { pool, .. } => members.entry(pool).or_default().push(at),
             }
         }
-        let mut wanted: Vec<(usize, Item<'_>)> = wishes.pools.iter().map(|&(name, n)| (n, Item::Pool(name))).collect();
+        let mut wanted: Vec<(usize, Item<'a>)> = wishes.pools.iter().map(|&(name, n)| (n, Item::Pool(name))).collect();
         wanted.append(&mut items);
         if !self.blind {
             // Stable: pools by name, then grants in their order, where sizes are equal.
             wanted.sort_by_key(|(n, _)| Reverse(*n));
         }
-        // What runs in a pool that stays where it is chooses its memory first: it can go nowhere else.
-        for (pool, cpus) in &wishes.fixed {
-            for &at in members.get(pool).into_iter().flatten() {
-                self.memory(grants.get(at)?, cpus.iter(), placement.memory.get_mut(at)?)?;
-            }
-        }
+        // What lives on a pool of several nodes is equally near to all of them, so its memory comes last.
+        let mut later: Vec<(usize, Vec<(usize, usize)>)> = vec![];
         for (n, item) in wanted {
+            let one: [usize; 1];
             let owners: &[usize] = match &item {
                 Item::Pool(name) => members.get(name).map_or(&[], Vec::as_slice),
-                Item::Dedicated(at) => &[*at],
+                Item::Dedicated(at) => {
+                    one = [*at];
+                    &one
+                }
             };
             let mut needs: BTreeMap<u64, u64> = BTreeMap::new();
             for grant in owners.iter().filter_map(|&at| grants.get(at)) {
                 let need = needs.entry(grant.pages()).or_default();
                 *need = need.saturating_add(grant.bytes);
             }
-            let order = self.order(n, matches!(item, Item::Dedicated(_)), &needs);
+            let whole = matches!(item, Item::Dedicated(_));
+            let order = if self.blind { vec![0] } else { self.order(n, whole, &needs) };
             let cpus = match item {
                 Item::Pool(_) => self.cores.any(n, &order, wishes.preference, &mut slack)?,
                 Item::Dedicated(_) => self.cores.whole(n, &order)?,
             };
-            for &at in owners {
-                self.memory(grants.get(at)?, cpus.iter().copied(), placement.memory.get_mut(at)?)?;
+            let weights = weights(self.map, &cpus);
+            placement.split += usize::from(weights.len() > 1);
+            if !whole && weights.len() > 1 {
+                later.extend(owners.iter().map(|&at| (at, weights.clone())));
+            } else {
+                for &at in owners {
+                    *placement.memory.get_mut(at)? = beside(self.near, &mut self.store, grants.get(at)?, &weights)?;
+                }
             }
             match item {
                 Item::Pool(name) => {
-                    placement.pools.insert(name.clone(), cpus.into_iter().collect());
+                    placement.pools.insert(name, cpus);
                 }
                 Item::Dedicated(at) => *placement.cpus.get_mut(at)? = cpus,
             }
+        }
+        for (at, weights) in later {
+            *placement.memory.get_mut(at)? = among(self.near, &mut self.store, grants.get(at)?, &weights)?;
         }
         Some(placement)
     }
@@ -147,25 +150,43 @@ impl Placer<'_> {
         let home = fitting()
             .filter(|&node| has_memory(node))
             .min_by_key(|&node| (free(node), node))
-            .or_else(|| fitting().max_by_key(|&node| (memory(node), Reverse(node))))
-            .or_else(|| (0..nodes).max_by_key(|&node| (free(node), Reverse(node))));
-        let Some(home) = home else { return vec![] };
-        let mut rest: Vec<usize> = (0..nodes).filter(|&node| node != home).collect();
-        rest.sort_by_key(|&node| (Reverse(free(node)), self.inventory.distance(home, node), node));
-        std::iter::once(home).chain(rest).collect()
-    }
-
-    /// Takes the memory of one grant, near the CPUs that it runs on.
-    fn memory(&mut self, grant: &Grant<'_>, cpus: impl Iterator<Item = u32>, place: &mut Vec<Extent>) -> Option<()> {
-        let mut weights: BTreeMap<usize, usize> = BTreeMap::new();
-        for at in cpus.filter_map(|cpu| self.positions.get(&cpu)) {
-            *weights.entry(*at).or_default() += 1;
+            .or_else(|| fitting().max_by_key(|&node| (memory(node), Reverse(node))));
+        match home {
+            Some(home) if whole => vec![home],
+            // The host and the pools may need a loose CPU from elsewhere.
+            Some(home) => self.near.order(home).to_vec(),
+            None => self.near.few(n, free),
         }
-        let weights: Vec<(usize, usize)> = weights.into_iter().collect();
-        let home = weights.iter().max_by_key(|&&(node, share)| (share, Reverse(node))).map_or(0, |&(node, _)| node);
-        let mut order: Vec<usize> = (0..self.inventory.nodes.len()).collect();
-        order.sort_by_key(|&node| (self.inventory.distance(home, node), node));
-        *place = self.store.take(self.inventory, grant.pages(), grant.bytes, &weights, &order)?;
-        Some(())
+    }
+}
+
+/// How many of the CPUs are on which node.
+pub(super) fn weights(map: &Cores, cpus: &[u32]) -> Vec<(usize, usize)> {
+    let mut weights: BTreeMap<usize, usize> = BTreeMap::new();
+    for node in cpus.iter().filter_map(|&cpu| map.node_of(cpu)) {
+        *weights.entry(node).or_default() += 1;
+    }
+    weights.into_iter().collect()
+}
+
+/// The node with most of the CPUs.
+pub(super) fn home(weights: &[(usize, usize)]) -> usize {
+    weights.iter().max_by_key(|&&(node, share)| (share, Reverse(node))).map_or(0, |&(node, _)| node)
+}
+
+/// Takes the memory of one grant on the nodes of its CPUs, as many CPUs as much memory; what does not fit there,
+/// near the node with most of them.
+fn beside(near: &Near<'_>, store: &mut Store, grant: &Grant<'_>, weights: &[(usize, usize)]) -> Option<Vec<Extent>> {
+    store.take(grant.pages(), grant.bytes, weights, near.order(home(weights)))
+}
+
+/// Takes the memory of one grant whose processors may be on any of several nodes: on one of them if it fits, the
+/// one that has most free.
+fn among(near: &Near<'_>, store: &mut Store, grant: &Grant<'_>, weights: &[(usize, usize)]) -> Option<Vec<Extent>> {
+    let (pages, bytes) = (grant.pages(), grant.bytes);
+    let fits = weights.iter().map(|&(node, _)| node).filter(|&node| store.on(node, pages) >= bytes);
+    match fits.max_by_key(|&node| (store.on(node, pages), Reverse(node))) {
+        Some(node) => store.take(pages, bytes, &[(node, 1)], &[]),
+        None => store.take(pages, bytes, weights, near.order(home(weights))),
     }
 }
