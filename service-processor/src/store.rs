@@ -11,7 +11,8 @@ pub const LARGEST_ANSWER: usize = 1000;
 /// Most events that are kept; the oldest go first.
 pub const MOST_EVENTS: u64 = 100_000;
 
-const STEPS: &[&str] = &["CREATE TABLE events (
+const STEPS: &[&str] = &[
+    "CREATE TABLE events (
         id INTEGER PRIMARY KEY AUTOINCREMENT,
         source TEXT NOT NULL,
         incarnation INTEGER NOT NULL,
@@ -31,7 +32,9 @@ const STEPS: &[&str] = &["CREATE TABLE events (
     CREATE TABLE incarnations (
         id INTEGER PRIMARY KEY AUTOINCREMENT,
         time INTEGER NOT NULL
-    ) STRICT;", "ALTER TABLE applied ADD COLUMN included TEXT NOT NULL DEFAULT '{}';"];
+    ) STRICT;",
+    "ALTER TABLE applied ADD COLUMN included TEXT NOT NULL DEFAULT '{}';",
+];
 
 /// The frame file in force, as it was when it was applied.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -15,9 +15,13 @@ use frame::plan::{Plan, plan};
 use frame::root::Root;
 use frame::rule::Rule;
 use os::regular::{self, RegularError};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{IsTerminal, Read};
 use std::path::{Path, PathBuf};
+
+/// Most warnings of one rule that are shown one by one.
+const MOST_ALIKE: usize = 4;
 
 /// The files of the host, as a frame file in `directory` includes them.
 struct Files<'d> {
@@ -134,10 +138,12 @@ impl Declaration {
     /// [`Failure::Said`].
     pub fn judge(&self) -> Outcome {
         let style = if std::io::stderr().is_terminal() { Style::Coloured } else { Style::Plain };
-        let shown = render_styled(&self.reading.diagnostics, &self.reading.sources, style);
+        let (first, more) = first_of_each(&self.reading.diagnostics);
+        let shown = render_styled(&first, &self.reading.sources, style);
         if !shown.is_empty() {
             crate::failure::say!("{}", shown.trim_end());
         }
+        say_more(&more);
         self.verdict()
     }
 
@@ -150,11 +156,13 @@ impl Declaration {
         if any_error(&self.reading.diagnostics) {
             return self.judge();
         }
-        for diagnostic in &self.reading.diagnostics {
+        let (first, more) = first_of_each(&self.reading.diagnostics);
+        for diagnostic in &first {
             let at = diagnostic.start().map(|start| self.reading.sources.position(start));
             let place = at.map_or_else(|| self.label.clone(), |(file, line, _)| format!("{file}:{line}"));
             crate::failure::say!("warning: {} ({})", plain(&diagnostic.message), plain(&place));
         }
+        say_more(&more);
         Ok(())
     }
 
@@ -164,6 +172,30 @@ impl Declaration {
     /// [`Failure::Said`].
     pub fn verdict(&self) -> Outcome {
         if any_error(&self.reading.diagnostics) { Err(Failure::Said) } else { Ok(()) }
+    }
+}
+
+/// All errors and the first few warnings of each rule, and how many more there are by rule: a thousand partitions
+/// would say the same thing a thousand times.
+fn first_of_each(diagnostics: &[Diagnostic]) -> (Vec<Diagnostic>, BTreeMap<&'static str, usize>) {
+    let mut seen: BTreeMap<&'static str, usize> = BTreeMap::new();
+    let mut first = vec![];
+    for diagnostic in diagnostics {
+        let count = seen.entry(diagnostic.rule).or_default();
+        *count += 1;
+        if diagnostic.severity == Severity::Error || *count <= MOST_ALIKE {
+            first.push(diagnostic.clone());
+        }
+    }
+    let errors = |rule: &str| diagnostics.iter().any(|one| one.rule == rule && one.severity == Severity::Error);
+    seen.retain(|rule, count| *count > MOST_ALIKE && !errors(rule));
+    seen.values_mut().for_each(|count| *count -= MOST_ALIKE);
+    (first, seen)
+}
+
+fn say_more(more: &BTreeMap<&'static str, usize>) {
+    for (rule, count) in more {
+        crate::failure::say!("warning: {count} more of {rule}; `lpar check --json` has them all");
     }
 }
 
@@ -207,6 +239,17 @@ fn fact(path: &Path, purpose: Purpose) -> FileFact {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use frame::rule;
+
+    #[test]
+    fn warnings_that_are_alike_are_counted_and_errors_are_not() {
+        let mut all = vec![Diagnostic::of(rule::AFFINITY, "far"); 10];
+        all.extend(vec![Diagnostic::of(rule::UNKNOWN_KEY, "no such key"); 10]);
+        all.push(Diagnostic::of(rule::OVERHEAD, "costly"));
+        let (first, more) = first_of_each(&all);
+        assert_eq!(first.len(), MOST_ALIKE + 10 + 1);
+        assert_eq!(more, BTreeMap::from([("affinity", 10 - MOST_ALIKE)]));
+    }
 
     #[test]
     fn files_are_told_apart() {
