@@ -274,7 +274,7 @@ fn put_module(all: &mut Structures, index: u16, node: u32, bytes: u64) {
     const OTHER: u16 = 1 << 1;
     let mib = bytes / MIB;
     let (size, extended) = match u16::try_from(mib).ok().filter(|mib| *mib < IN_EXTENDED) {
-        Some(_) if bytes % MIB != 0 && bytes / KIB < u64::from(IN_KIB) => ((bytes / KIB) as u16 | IN_KIB, 0),
+        Some(_) if !bytes.is_multiple_of(MIB) && bytes / KIB < u64::from(IN_KIB) => ((bytes / KIB) as u16 | IN_KIB, 0),
         Some(mib) => (mib, 0),
         None => (IN_EXTENDED, u32::try_from(mib).unwrap_or(u32::MAX) & 0x7fff_ffff),
     };

@@ -263,7 +263,7 @@ impl Setup {
                 .zip(&self.processors)
                 .map(|(core, cpus)| {
                     let place = self.places.get(core as usize).copied();
-                    let place = place.unwrap_or(Place { core, ..Place::default() });
+                    let place = place.unwrap_or_else(|| Place { core, ..Place::default() });
                     ProcessorSpec { affinity: cpus.clone(), place }
                 })
                 .collect(),

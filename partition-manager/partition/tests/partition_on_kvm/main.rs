@@ -22,9 +22,17 @@ fn main() -> std::process::ExitCode {
     let there = std::fs::OpenOptions::new().read(true).write(true).open("/dev/kvm").is_ok();
     let root = rustix::process::geteuid().is_root();
     let mut trials = Vec::new();
-    for (name, test) in
-        [payload::TESTS, endings::TESTS, ladder::TESTS, protocol::TESTS, hostile::TESTS, multiboot::TESTS, pit::TESTS, topology::TESTS]
-            .concat()
+    for (name, test) in [
+        payload::TESTS,
+        endings::TESTS,
+        ladder::TESTS,
+        protocol::TESTS,
+        hostile::TESTS,
+        multiboot::TESTS,
+        pit::TESTS,
+        topology::TESTS,
+    ]
+    .concat()
     {
         trials.push(trial(format!("kvm::{name}"), test, there, "needs /dev/kvm"));
     }

@@ -163,7 +163,7 @@ fn shared(entry: kvm_cpuid_entry2, by: u32) -> kvm_cpuid_entry2 {
 /// One cache. Where its form is not known in full, that of `like`, which KVM offers, is told, if there is one.
 fn one(cache: &CacheSpec, like: Option<&kvm_cpuid_entry2>) -> Option<kvm_cpuid_entry2> {
     let set = u64::from(cache.line) * u64::from(cache.ways);
-    let fits = cache.line <= 4096 && cache.ways <= 1024 && set > 0 && cache.size % set == 0;
+    let fits = cache.line <= 4096 && cache.ways <= 1024 && set > 0 && cache.size.is_multiple_of(set);
     let sets = if fits { u32::try_from(cache.size / set).ok().filter(|sets| *sets > 0) } else { None };
     let Some(sets) = sets else { return like.map(|entry| shared(*entry, cache.shared_by)) };
     let made = kvm_cpuid_entry2 {
