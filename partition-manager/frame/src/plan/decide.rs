@@ -92,7 +92,7 @@ pub(super) fn decide(
             break;
         }
     }
-    let Some((_, layout, home, store)) = best else { return Err(vec![unplaceable(frame)]) };
+    let Some((_, layout, home, mut store)) = best else { return Err(vec![unplaceable(frame)]) };
     let near = Near::new(&host);
     let wanted: Vec<bool> = order.iter().map(|partition| wanted(partition)).collect();
     let idle = vec![false; order.len()];
@@ -102,6 +102,7 @@ pub(super) fn decide(
     if !owned.partitions.is_empty() || !running.pools.is_empty() {
         let active: Vec<bool> = order.iter().map(|one| owned.partitions.contains_key(&one.name)).collect();
         let now = Matter { active: &active, ..fresh };
+        store.hold(&running.memory);
         (layout, refused) = settle(now, &layout, &cores, &store, &running);
     }
     let course = Course { frame, inventory, owned, running: &running, order: &order, all, guarded, store: &store };

@@ -104,12 +104,28 @@ impl Store {
         self.classes.get_mut(&extent.pages)?.get_mut(at)
     }
 
-    /// Takes what is held already, as far as it is there.
+    /// Takes what is held already, as far as it is there. Where it is the host's share by now, the host's share
+    /// moves to what is free elsewhere.
     pub(super) fn hold(&mut self, extents: &[Extent]) {
+        let mut homeless = 0u64;
         for extent in extents {
             let bytes = extent.blocks.saturating_mul(self.block);
-            if let Some(free) = self.free(extent) {
-                *free = free.saturating_sub(bytes);
+            let Some(free) = self.free(extent) else { continue };
+            let short = bytes.saturating_sub(*free);
+            *free = free.saturating_sub(bytes);
+            let at = self.positions.get(&extent.node).filter(|_| extent.pages == PAGE);
+            if let Some(host) = at.and_then(|&at| Rc::make_mut(&mut self.host).get_mut(at)) {
+                let moved = short.min(*host);
+                *host -= moved;
+                homeless = homeless.saturating_add(moved);
+            }
+        }
+        if let Some(class) = self.classes.get_mut(&PAGE) {
+            for (free, host) in class.iter_mut().zip(Rc::make_mut(&mut self.host)) {
+                let part = homeless.min(*free);
+                *free -= part;
+                *host += part;
+                homeless -= part;
             }
         }
     }

@@ -23,6 +23,8 @@ mod near;
 mod needs;
 pub mod overhead;
 mod place;
+#[cfg(test)]
+mod properties;
 mod remark;
 mod running;
 mod sane;

@@ -38,7 +38,8 @@ pub(super) struct Matter<'m, 'a> {
 /// Why a partition has no seat: its position in the order of giving, and the finding.
 pub(super) type Refused = Vec<(usize, Finding)>;
 
-/// Settles everybody, keeping to `layout`, on what is free of `cores` and `store` beside what is `running`.
+/// Settles everybody, keeping to `layout`, on what is free of `cores` and `store`. The CPUs of what is `running` are
+/// taken off, its memory is taken off `store` already.
 pub(super) fn settle<'a>(
     matter: Matter<'_, 'a>,
     layout: &Layout<'a>,
@@ -57,7 +58,6 @@ pub(super) fn settle<'a>(
     for &cpu in &running.cpus {
         settler.cores.take_cpu(cpu);
     }
-    settler.store.hold(&running.memory);
     settler.run(running)
 }
 

@@ -158,12 +158,12 @@ mod tests {
 
     #[test]
     fn plenty_is_plenty_and_scarce_is_scarce() {
-        for cpus in [2, 120, 1920] {
+        for (cpus, partitions) in [(2, 40), (120, 40), (1920, 1000)] {
             let machine = machine::machine(cpus);
             let count = |supply| {
-                let frame = frames::frame(40, &machine, supply).unwrap();
+                let frame = frames::frame(partitions, &machine, supply).unwrap();
                 let plan = planned(&frame, &machine, &Assignment::new()).unwrap();
-                assert_eq!((plan.partitions.len(), plan.withheld.len()), (40, 0));
+                assert_eq!((plan.partitions.len(), plan.withheld.len()), (partitions as usize, 0));
                 plan.warnings.iter().filter(|warning| warning.rule == "shortfall").count()
             };
             assert_eq!(count(Supply::Plenty), 0, "{cpus} CPUs");
