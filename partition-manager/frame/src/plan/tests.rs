@@ -4,6 +4,7 @@ use super::*;
 use crate::declare::{
     Boot, IoProcessors, Memory, Partition, Pool, ProcessorMode, Processors, Range, Shutdown, WhenInactive,
 };
+use crate::guard::{Guard, Kind, Unit};
 use crate::inventory::{Cpu, HugePages, Node, PAGE};
 use crate::units::MIB;
 
@@ -202,4 +203,64 @@ fn sixteen_exabytes_are_refused() {
     let two = vec![big.clone(), Partition { name: name("too"), id: 2, ..big }];
     let refusals = plan(&frame(0, &[], two), &host(&[(&[1, 1], 512)]), &Assignment::new()).unwrap_err();
     assert_eq!(refusals[0].rule, "memory-exceeded");
+}
+
+#[test]
+fn a_wide_partition_takes_few_nodes_that_are_near_each_other() {
+    let mut host = host(&[(&[1; 4], 512), (&[1; 4], 512), (&[1; 4], 512), (&[1; 4], 512)]);
+    // Nodes 0 and 2 are near each other, and 1 and 3.
+    for (at, node) in host.nodes.iter_mut().enumerate() {
+        node.distances = (0..4).map(|to| if to == at { 10 } else { [16, 40][(at + to) % 2] }).collect();
+    }
+    let plan = planned(&frame(0, &[], vec![dedicated("wide", 1, range(6, 6, 6), 60)]), &host);
+    let wide = plan.partition(&name("wide")).unwrap();
+    assert_eq!(wide.cpus, set("0-3,8-9"));
+    let extent = |node, blocks| Extent { node, blocks, pages: PAGE };
+    assert_eq!(wide.memory, vec![extent(0, 20), extent(2, 10)]);
+    // Five of nine pairs are local, and four count 24 of 30.
+    assert_eq!((wide.score, plan.score), (91, Some(91)));
+}
+
+#[test]
+fn the_host_does_not_take_its_share_from_the_node_that_a_partition_fills() {
+    let partitions = vec![dedicated("big", 1, range(8, 8, 8), 400)];
+    let plan = planned(&frame(2, &[("default", 1)], partitions), &host(&[(&[1; 8], 512), (&[1; 4], 512)]));
+    assert_eq!((plan.reserved.clone(), plan.partitions[0].cpus.clone()), (set("8-9"), set("0-7")));
+    assert_eq!(plan.reserved_memory, vec![Extent { node: 1, blocks: 32, pages: PAGE }]);
+    assert_eq!(plan.partitions[0].score, 100);
+}
+
+#[test]
+fn a_guarded_cpu_costs_the_last_in_order_who_learns_why() {
+    let mut host = host(&[(&[1, 1, 1], 512)]);
+    let reason = "uncorrected machine check".to_owned();
+    host.guards = vec![Guard { unit: Unit::Cpu(0), kind: Kind::Fatal, reason, time: 7 }];
+    let frame = frame(0, &[], vec![dedicated("a", 1, range(2, 2, 2), 64), dedicated("b", 2, range(1, 1, 1), 64)]);
+    let plan = planned(&frame, &host);
+    assert_eq!((plan.guarded.clone(), plan.partitions[0].cpus.clone()), (set("0"), set("1-2")));
+    let text = plan.withheld[0].to_string();
+    for part in
+        ["partition b cannot", "partition a is to have CPUs 1-2", "without CPU 0, which a guard record takes out"]
+    {
+        assert!(text.contains(part), "{part:?} is missing in {text:?}");
+    }
+    // What is wanted goes before what is only held.
+    let only_b = plan_for(&frame, &host, &Assignment::new(), &|p| p.name.as_str() == "b").unwrap();
+    assert_eq!(only_b.partition(&name("b")).map(|b| b.cpus.len()), Some(1));
+    assert!(only_b.withheld[0].text.contains("partition a cannot"), "{:?}", only_b.withheld);
+}
+
+#[test]
+fn what_runs_on_a_guarded_cpu_stays_and_is_told() {
+    let mut host = host(&[(&[1, 1, 1], 512)]);
+    let frame = frame(0, &[], vec![dedicated("a", 1, range(2, 2, 2), 64)]);
+    let owned = planned(&frame, &host).assignment();
+    let reason = "too many corrected errors".to_owned();
+    host.guards = vec![Guard { unit: Unit::Core { package: 0, core: 1 }, kind: Kind::Predictive, reason, time: 7 }];
+    let plan = plan(&frame, &host, &owned).unwrap();
+    assert_eq!(plan.partitions[0].cpus, set("0-1"));
+    assert_eq!(plan.holders, vec![name("a")]);
+    let told = plan.warnings.iter().find(|warning| warning.rule == "guarded").unwrap();
+    assert!(told.text.contains("partition a runs on CPUs 1") && told.text.contains("too many corrected"), "{told}");
+    assert_eq!(planned(&frame, &host).partitions[0].cpus, set("0,2"));
 }
