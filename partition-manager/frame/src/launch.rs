@@ -14,7 +14,7 @@ pub const MOST_NODES: usize = 64;
 /// Most multiboot modules of one partition.
 pub const MOST_MODULES: usize = 32;
 /// Most caches that a topology lists.
-pub const MOST_CACHES: usize = 1024;
+pub const MOST_CACHES: usize = 32;
 /// Most interrupt sources that the manager may wire to one partition: the pins of the I/O APIC.
 pub const MOST_INTERRUPTS: usize = 24;
 
@@ -256,7 +256,8 @@ impl LaunchSpec {
         if self.memory_bytes() > MOST_MEMORY {
             return Err(LaunchError::TooMuchMemory);
         }
-        let platform = [crate::platform::PIT_GSI, crate::platform::RTC_GSI, crate::platform::SERIAL_GSI, crate::platform::SCI_GSI];
+        let platform =
+            [crate::platform::PIT_GSI, crate::platform::RTC_GSI, crate::platform::SERIAL_GSI, crate::platform::SCI_GSI];
         let mut taken = Vec::new();
         for source in &self.interrupts {
             if source.gsi as usize >= MOST_INTERRUPTS || platform.contains(&source.gsi) || taken.contains(&source.gsi) {
@@ -282,6 +283,9 @@ impl LaunchSpec {
     fn validate_topology(&self) -> Result<(), LaunchError> {
         let Topology { nodes, distances, caches } = &self.topology;
         let wrong = |why| Err(LaunchError::Topology(why));
+        if caches.iter().any(|cache| !(1..=4).contains(&cache.level)) {
+            return wrong("a cache is of a level that is not there");
+        }
         if nodes.len() > MOST_NODES || caches.len() > MOST_CACHES {
             return wrong("it has too many nodes or caches");
         }

@@ -132,6 +132,11 @@ fn rebuilt(
             (Backing::Shared { pool: pool.clone(), units: units.desired, sharing: *sharing }, used)
         }
     };
+    let known_node = |node: u32| inventory.nodes.iter().any(|one| one.id == node);
+    let odd = |range: &&frame::launch::MemorySpec| range.bytes % block.max(1) != 0 || !known_node(range.node);
+    if let Some(range) = spec.memory.iter().find(odd) {
+        bail!("it says that it has {} bytes on node {}, which cannot be given away here", range.bytes, range.node);
+    }
     let extent = |range: &frame::launch::MemorySpec| Extent {
         node: range.node,
         blocks: range.bytes / block.max(1),

@@ -156,7 +156,7 @@ impl Loaded {
 
 /// Puts everything into memory and says how the boot processor starts.
 ///
-/// A bzImage starts at its 64-bit entry. An ELF of 64 bits starts by PVH where it has that note, else by multiboot
+/// A bzImage starts at its 64-bit entry, and an image whose multiboot header says where it loads by multiboot. An ELF of 64 bits starts by PVH where it has that note, else by multiboot
 /// where it has that header, else as a Linux kernel at its 64-bit entry; modules make it multiboot in any case.
 /// Everything else starts by multiboot.
 ///

@@ -110,7 +110,8 @@ pub fn table(offered: &[kvm_cpuid_entry2], facts: &Facts, index: usize) -> Vec<k
         }
         if vendor == Vendor::Intel && highest >= TIME_STAMP_COUNTER {
             // The ratio of the counter to the clock of the local APIC's timer, and that clock's rate, Hz.
-            table.push(entry(TIME_STAMP_COUNTER, [BUS_KHZ, khz, BUS_KHZ * 1000, 0]));
+            let (numerator, denominator) = ratio(khz);
+            table.push(entry(TIME_STAMP_COUNTER, [denominator, numerator, BUS_KHZ * 1000, 0]));
         }
         if vendor == Vendor::Intel && highest >= FREQUENCIES {
             const BUS_MHZ: u32 = 100;
@@ -118,6 +119,20 @@ pub fn table(offered: &[kvm_cpuid_entry2], facts: &Facts, index: usize) -> Vec<k
         }
     }
     table
+}
+
+/// The fraction nearest to the counter's rate over that of the bus, of those that Linux can reckon with: it multiplies
+/// the bus's rate in kHz with the numerator in 32 bits (arch/x86/kernel/tsc.c, `native_calibrate_tsc`).
+fn ratio(khz: u32) -> (u32, u32) {
+    const MOST: u64 = u32::MAX as u64 / BUS_KHZ as u64;
+    let (khz, bus) = (u64::from(khz), u64::from(BUS_KHZ));
+    let numerator = |denominator: u64| (khz * denominator + bus / 2) / bus;
+    let error = |denominator: u64| (numerator(denominator) * bus).abs_diff(khz * denominator);
+    let fits = (1..=MOST).filter(|&denominator| (1..=MOST).contains(&numerator(denominator)));
+    // Of two fractions the better one has less error for each unit of its denominator.
+    let best = fits.reduce(|a, b| if error(b) * a < error(a) * b { b } else { a }).unwrap_or(1);
+    let narrow = |number: u64| u32::try_from(number).unwrap_or(u32::MAX);
+    (narrow(numerator(best).clamp(1, MOST)), narrow(best))
 }
 
 fn entry(function: u32, [eax, ebx, ecx, edx]: [u32; 4]) -> kvm_cpuid_entry2 {

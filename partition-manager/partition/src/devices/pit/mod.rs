@@ -102,13 +102,16 @@ impl Chip {
 
     fn read_b(&mut self, now: u64) -> u8 {
         let out = self.counters.get_mut(2).is_some_and(|counter| counter.out(now));
-        self.control_b | refresh(now) | u8::from(out) << 5
+        self.control_b | refresh(now) | if out { OUTPUT } else { 0 }
     }
 
     fn next_rise(&self, after: u64) -> Option<u64> {
         self.counters.first().and_then(|counter| counter.next_rise(after))
     }
 }
+
+/// The output of counter 2 in system control port B.
+const OUTPUT: u8 = 1 << 5;
 
 /// The bit that changes with every refresh of a PC's memory, by which old programs measure time.
 const fn refresh(now: u64) -> u8 {
@@ -171,7 +174,11 @@ impl Timed for Pit {
 
 impl Device for Pit {
     fn read(&self, offset: u64) -> u8 {
-        lock(&self.state).chip.read(offset, self.now())
+        let mut state = lock(&self.state);
+        let now = self.now();
+        // Reading moves a counter on to its next period; what rose before that must not be passed over.
+        self.catch_up(&mut state, now);
+        state.chip.read(offset, now)
     }
 
     fn write(&self, offset: u64, value: u8) -> Option<Cause> {
@@ -187,8 +194,9 @@ impl Device for Pit {
     }
 }
 
-/// System control port B. Without a timer there is only the refresh bit, and no word of errors in bits 6 and 7: a
-/// guest that takes an NMI asks here whether the memory failed.
+/// System control port B. Without a timer there is the refresh bit, and the output of counter 2 is high for good: a
+/// guest that measures time by it waits for that. No word of errors in bits 6 and 7: a guest that takes an NMI asks
+/// here whether the memory failed.
 #[derive(Debug)]
 pub struct ControlB {
     pit: Option<Arc<Pit>>,
@@ -207,7 +215,7 @@ impl Device for ControlB {
     fn read(&self, _offset: u64) -> u8 {
         match &self.pit {
             Some(pit) => lock(&pit.state).chip.read_b(pit.now()),
-            None => refresh(ticks(self.origin.elapsed())),
+            None => refresh(ticks(self.origin.elapsed())) | OUTPUT,
         }
     }
 
@@ -225,6 +233,14 @@ impl Device for ControlB {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn without_a_timer_nobody_waits_for_its_output() {
+        let port = ControlB::new(None);
+        assert_eq!(port.read(0) & 0xe0, OUTPUT);
+        assert_eq!(port.write(0, 0xff), None);
+        assert_eq!(port.read(0) & 0xe0, OUTPUT);
+    }
 
     #[test]
     fn counter_2_runs_by_its_gate_and_shows_its_output() {

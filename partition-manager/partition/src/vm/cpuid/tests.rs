@@ -141,8 +141,15 @@ fn the_frequency_is_told_where_it_is_known() {
     let intel = table(&offered(b"Genu"), &known, 0);
     assert_eq!(leaf(&intel, HYPERVISOR_BASE, 0).eax, HYPERVISOR_TIMING);
     assert_eq!(leaf(&intel, HYPERVISOR_TIMING, 0).eax, 2_600_000);
-    let ratio = leaf(&intel, TIME_STAMP_COUNTER, 0);
-    assert_eq!(u64::from(ratio.ecx) * u64::from(ratio.ebx) / u64::from(ratio.eax), 2_600_000_000);
+    // As Linux reckons, in 32 bits.
+    let told = leaf(&intel, TIME_STAMP_COUNTER, 0);
+    assert_eq!((told.ecx / 1000).wrapping_mul(told.ebx) / told.eax, 2_600_000);
+    for khz in (100_000..4_200_000).step_by(9973) {
+        let (numerator, denominator) = ratio(khz);
+        let reckoned = BUS_KHZ.wrapping_mul(numerator) / denominator;
+        // Within 50 parts in a million.
+        assert!(reckoned.abs_diff(khz) <= khz / 20_000 + 1, "{khz} {numerator}/{denominator} {reckoned}");
+    }
     assert_eq!(leaf(&intel, FREQUENCIES, 0).eax, 2600);
     let amd = table(&offered(b"Auth"), &known, 0);
     assert!(!amd.iter().any(|e| matches!(e.function, TIME_STAMP_COUNTER | FREQUENCIES)));
