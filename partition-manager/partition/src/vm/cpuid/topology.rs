@@ -21,12 +21,19 @@ pub(super) fn put(
     index: usize,
     highest: u32,
 ) {
+    let has = |function: u32| offered.iter().any(|entry| entry.function == function);
     let seat = Seat::new(facts, index);
     for entry in table.iter_mut() {
         seat.adjust(entry, vendor);
+        if entry.function == 0x8000_0001 && vendor == Vendor::Amd {
+            entry.ecx = with(entry.ecx, TOPOLOGY_EXTENSIONS, has(0x8000_001e));
+        }
     }
-    for function in [4, 0x8000_001d] {
-        table.extend(caches(function, offered, facts));
+    // AMD's goes with its topology extensions; Intel's says nothing on AMD.
+    for (function, there) in [(4, has(4)), (0x8000_001d, vendor == Vendor::Amd && has(0x8000_001e))] {
+        if there {
+            table.extend(caches(function, offered, facts));
+        }
     }
     for function in [0xb, 0x1f] {
         if highest >= function {
@@ -75,7 +82,7 @@ impl Seat {
                 entry.edx = with(entry.edx, MULTITHREADED, several);
             }
             0x8000_0001 if vendor == Vendor::Amd => {
-                entry.ecx = with(entry.ecx, LEGACY_MULTICORE, several) | TOPOLOGY_EXTENSIONS;
+                entry.ecx = with(entry.ecx, LEGACY_MULTICORE, several);
             }
             0x8000_0008 if vendor == Vendor::Amd => {
                 entry.ecx = entry.ecx & !0xf0ff | (self.processors - 1).min(255) | self.package_shift << 12;
@@ -126,9 +133,6 @@ const fn number(kind: CacheKind) -> u32 {
 fn caches(function: u32, offered: &[kvm_cpuid_entry2], facts: &Facts) -> Vec<kvm_cpuid_entry2> {
     let layout = facts.layout;
     let known = || offered.iter().filter(|entry| entry.function == function && entry.eax & 0x1f != 0);
-    if !offered.iter().any(|entry| entry.function == function) {
-        return vec![];
-    }
     let mut all: Vec<kvm_cpuid_entry2> = if facts.caches.is_empty() {
         // The last level is the package's, the others each core's.
         let shares = |entry: &kvm_cpuid_entry2| {
