@@ -6,9 +6,10 @@
 mod harness;
 mod host;
 mod linux;
+mod topology;
 
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    harness::run(&[("host", host::TESTS), ("linux", linux::TESTS)])
+    harness::run(&[("host", host::TESTS), ("linux", linux::TESTS), ("topology", topology::TESTS)])
 }
