@@ -204,6 +204,7 @@ mod tests {
         let processor = |cpus: &&str| ProcessorSpec { affinity: CpuSet::parse(cpus).unwrap(), place: Place::default() };
         LaunchSpec {
             name: Name::new("a").unwrap(),
+            frame: Name::new("f").unwrap(),
             id: 3,
             incarnation: 9,
             processors: cpus.iter().map(processor).collect(),
