@@ -91,9 +91,13 @@ fn places(value: &Value, at: &str, all: &mut Vec<String>) {
     }
 }
 
+fn text_of(document: &Value) -> String {
+    toml::to_string(document).unwrap_or_else(|error| panic!("{document} is no TOML: {error}"))
+}
+
 /// What the reader has against a document: the rules of its errors.
 fn objections(document: &Value) -> Vec<String> {
-    let text = toml::to_string(document).unwrap();
+    let text = text_of(document);
     let reading = file::read(&text);
     let errors = reading.diagnostics.iter().filter(|one| one.severity == Severity::Error);
     errors.map(|one| one.rule.to_string()).collect()
@@ -103,7 +107,7 @@ fn objections(document: &Value) -> Vec<String> {
 fn agree(validator: &jsonschema::Validator, document: &Value, what: &str) {
     let objections = objections(document);
     let valid = validator.is_valid(document);
-    let text = || toml::to_string(document).unwrap();
+    let text = || text_of(document);
     assert!(valid || !objections.is_empty(), "{what}: only the schema refuses\n{}", text());
     // With defaults a key may come from there, which a schema cannot follow.
     let elsewhere = document.get("defaults").is_some_and(Value::is_object);

@@ -133,7 +133,7 @@ fn rebuilt(
         }
     };
     let known_node = |node: u32| inventory.nodes.iter().any(|one| one.id == node);
-    let odd = |range: &&frame::launch::MemorySpec| range.bytes % block.max(1) != 0 || !known_node(range.node);
+    let odd = |range: &&frame::launch::MemorySpec| !range.bytes.is_multiple_of(block.max(1)) || !known_node(range.node);
     if let Some(range) = spec.memory.iter().find(odd) {
         bail!("it says that it has {} bytes on node {}, which cannot be given away here", range.bytes, range.node);
     }
