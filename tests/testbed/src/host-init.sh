@@ -21,19 +21,6 @@ while read -r module; do
 done </etc/modules
 chown root:kvm /dev/kvm && chmod 660 /dev/kvm
 
-# KVM's flight recorder: what the virtual processors did last. The exit that a
-# triple fault makes (SVM: 0x7f) stops it, so that the way there stays. KVM has
-# reset the registers by the time that anybody can ask for them.
-mount -t tracefs tracefs /sys/kernel/tracing
-(
-    cd /sys/kernel/tracing || exit
-    echo 512 >buffer_size_kb
-    for event in exit inj_virq inj_exception page_fault; do
-        echo 1 >"events/kvm/kvm_$event/enable"
-    done
-    echo 'traceoff if exit_reason == 0x7f' >events/kvm/kvm_exit/trigger
-)
-
 # The agent. A request is a line `ID SECONDS COMMAND`, its answer a line
 # `answer ID STATUS STDOUT STDERR`; command and outputs in base64, `-` for an
 # empty output. Outputs are cut at LIMIT bytes, and what a command writes past

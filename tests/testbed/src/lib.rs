@@ -10,7 +10,6 @@ mod busybox;
 pub mod cache;
 pub mod cpio;
 mod error;
-pub mod flight;
 pub mod guest;
 pub mod host;
 pub mod modules;

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
-use testbed::{Error, Options, Testbed, flight, install_bulkhead};
+use testbed::{Error, Options, Testbed, install_bulkhead};
 
 /// A test: its name and what it does.
 pub type Test = (&'static str, fn(&mut Testbed) -> anyhow::Result<()>);
@@ -91,15 +91,10 @@ impl Shared {
             if error.is::<Skip>() {
                 return Err(error);
             }
-            let record = flight_record(testbed);
             // What failed may have left partitions running, or the machine stuck: what is next gets a fresh one.
             self.testbed = None;
-            let emulators = record.as_deref().is_some_and(flight::came_of_itself)
-                || error.downcast_ref::<Error>().is_some_and(Error::is_spoiled_kernel);
-            let error = match record {
-                Some(record) => anyhow::anyhow!("{error:#}\nKVM's record before the triple fault:\n{record}"),
-                None => error,
-            };
+            let emulators =
+                is_triple_fault(&error) || error.downcast_ref::<Error>().is_some_and(Error::is_spoiled_kernel);
             if !emulators || self.repeats == REPEATS {
                 return Err(error);
             }
@@ -132,10 +127,11 @@ impl Shared {
     }
 }
 
-/// What KVM recorded before a triple fault, if there was one and the machine still answers.
-fn flight_record(testbed: &mut Testbed) -> Option<String> {
-    let record = testbed.run(flight::READ, Duration::from_secs(30)).ok()?;
-    record.success().then_some(record.stdout)
+/// Whether a guest took a triple fault. In the emulated machine one boot of stock Linux in some hundreds does, and its
+/// cause was not found. What the project does wrong every time fails in the repeat too; what it does wrong seldom would
+/// pass, so each repeat is printed to be read.
+fn is_triple_fault(error: &anyhow::Error) -> bool {
+    format!("{error:#}").contains("took a triple fault")
 }
 
 fn boot() -> Result<Testbed, Error> {
