@@ -313,6 +313,8 @@ fn bz_image(head: Head<'_>, length: u64) -> Result<Image, ImageError> {
         return Err(damaged("it has no protected-mode code"));
     }
     let needs = (sectors + 1) * 512 + code;
+    // The count of paragraphs is rounded up; the file need not be, as memtest86+ is not.
+    let needs = if needs - length.min(needs) < 16 { needs.min(length) } else { needs };
     if length < needs {
         return Err(ImageError::Short { kind: "bzImage", needs, has: length });
     }
@@ -385,6 +387,15 @@ mod tests {
     }
 
     #[test]
+    fn the_last_paragraph_of_a_bz_image_need_not_be_whole() {
+        let image = bz_image();
+        let whole = image.len();
+        assert!(matches!(of(&image[..whole - 15]), Ok(Image::BzImage { needs, .. }) if needs == whole as u64 - 15));
+        let (needs, has) = (whole as u64, whole as u64 - 16);
+        assert_eq!(of(&image[..whole - 16]), Err(ImageError::Short { kind: "bzImage", needs, has }));
+    }
+
+    #[test]
     fn other_elfs_are_refused_by_what_they_are() {
         let with = |at: usize, bytes: &[u8]| {
             let mut image = elf();
@@ -448,7 +459,7 @@ mod tests {
     fn knows_a_bz_image_and_whether_it_is_whole() {
         let image = bz_image();
         assert_eq!(of(&image), Ok(Image::BzImage { protocol: 0x20f, entry_64: true, needs: 5 * 512 + 0x100 }));
-        assert!(matches!(of(&image[..image.len() - 1]), Err(ImageError::Short { kind: "bzImage", .. })));
+        assert!(matches!(of(&image[..image.len() - 16]), Err(ImageError::Short { kind: "bzImage", .. })));
         let mut old = image.clone();
         put(&mut old, 0x206, &0x204u16.to_le_bytes());
         assert_eq!(of(&old), Err(ImageError::OldProtocol(2, 4)));

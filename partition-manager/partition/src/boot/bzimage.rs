@@ -9,6 +9,8 @@ use crate::memory::Memory;
 /// The real-mode part's header lies in the first sectors.
 const HEAD: usize = 0x300;
 const SECTOR: u64 = 512;
+/// The protected-mode part is counted in these, rounded up.
+const PARAGRAPH: u64 = 16;
 /// The first version of the boot protocol that tells of a 64-bit entry.
 const LEAST_VERSION: u64 = 0x20c;
 /// `XLF_KERNEL_64` in `xloadflags`.
@@ -45,7 +47,10 @@ pub fn load(file: &Source<'_>, memory: &Memory) -> Result<Kernel, BootError> {
         sectors => sectors,
     };
     let setup = (sectors + 1) * SECTOR;
-    let payload = field(0x1f4, 4) * 16;
+    let payload = field(0x1f4, 4) * PARAGRAPH;
+    // The file need not be rounded up with the count; memtest86+ is not.
+    let lacking = (setup + payload).saturating_sub(file.length());
+    let payload = if lacking < PARAGRAPH { payload.saturating_sub(lacking) } else { payload };
     if payload <= ENTRY_64 {
         return Err(BootError::BzImage("its protected-mode part ends before the 64-bit entry"));
     }

@@ -150,6 +150,17 @@ fn a_bzimage_starts_at_its_64_bit_entry() {
 }
 
 #[test]
+fn the_last_paragraph_of_a_bzimage_need_not_be_whole() {
+    let memory = memory(4 * MIB);
+    start(&bzimage()[..2048 - 15], None, &memory).unwrap();
+    let mut code = [0; 2];
+    memory.guest.read_slice(&mut code, GuestAddress(0x10_03f0)).unwrap();
+    assert_eq!(code, [0x90, 0], "what the file has is loaded");
+    let text = reason(start(&bzimage()[..2048 - 16], None, &memory));
+    assert_eq!(text, "the kernel ends after 2032 bytes, its protected-mode part needs 2048: the file is cut short");
+}
+
+#[test]
 fn damage_of_a_bzimage_is_named() {
     let memory = memory(4 * MIB);
     let text = reason(start(&bzimage()[..1500], None, &memory));
