@@ -515,11 +515,11 @@ mod tests {
     /// Takes what was just given up. A child that another test starts holds every descriptor of this process until it
     /// runs its program.
     fn take_soon(at: &Path, claimant: &Claimant) -> Claim {
-        let start = std::time::Instant::now();
+        let start = Instant::now();
         loop {
             match Claim::take(at, claimant) {
                 Ok(claim) => return claim,
-                Err(error) => assert!(start.elapsed() < std::time::Duration::from_secs(10), "{error}"),
+                Err(error) => assert!(start.elapsed() < Duration::from_secs(10), "{error}"),
             }
             std::thread::yield_now();
         }
