@@ -142,6 +142,16 @@ pub enum IoProcessors {
     Pool(Name),
 }
 
+impl IoProcessors {
+    /// The pool, if it is one.
+    pub fn pool(&self) -> Option<&Name> {
+        match self {
+            Self::Own => None,
+            Self::Pool(name) => Some(name),
+        }
+    }
+}
+
 /// What a shared partition gets above its entitlement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

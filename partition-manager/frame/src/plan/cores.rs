@@ -1,7 +1,7 @@
 //! Free CPUs by core and node, and how whole cores and loose CPUs are taken from them.
 //!
-//! [`Budget`] only counts and answers whether claims fit; [`Cores`] hands out real CPUs. Both follow one
-//! order of taking, so that what was counted can be handed out.
+//! [`Budget`] only counts and answers whether claims fit; [`Cores`] hands out real CPUs. Both take loose CPUs in
+//! one order, and whole cores can be handed out just as they were counted: what was counted can be had.
 
 use crate::cpuset::CpuSet;
 use crate::inventory::Inventory;
@@ -347,6 +347,19 @@ impl Cores {
         if taken.len() < n {
             self.put(&taken);
             return None;
+        }
+        Some(taken)
+    }
+
+    /// Takes just the whole cores of `cover` from one node, the widest first; none when there are too few.
+    pub(super) fn covered(&mut self, cover: &Cover, node: usize) -> Option<Vec<u32>> {
+        let cores = Rc::clone(&self.cores);
+        let node = self.nodes.get_mut(node)?;
+        let mut taken = vec![];
+        for (&width, &count) in cover.iter().rev() {
+            for _ in 0..count {
+                taken.extend(&cores.get(node.pop(width)?)?.cpus);
+            }
         }
         Some(taken)
     }

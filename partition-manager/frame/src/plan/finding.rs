@@ -100,3 +100,23 @@ impl fmt::Display for Finding {
 }
 
 impl std::error::Error for Finding {}
+
+/// The claim of a partition by one of its keys.
+pub(super) fn claim(name: &Name, key: &'static str, what: String) -> Claim {
+    Claim { subject: Subject::Partition(name.clone()), key: key.into(), what }
+}
+
+/// A partition cannot be activated because of what is free: `free` ends with a verb.
+pub(super) fn lacks(name: &Name, key: &'static str, needs: String, free: String) -> Box<Finding> {
+    Box::new(Finding {
+        rule: "held".into(),
+        text: format!("partition {name} cannot be activated now: it needs {needs}, {free} free"),
+        claims: vec![claim(name, key, format!("needs {needs}"))],
+        help: None,
+    })
+}
+
+/// A partition cannot be activated because nothing is left of a pool that it lives on.
+pub(super) fn poolless(name: &Name, key: &'static str, pool: &Name) -> Box<Finding> {
+    lacks(name, key, format!("pool {pool}, whose CPUs are held by others"), "nothing of it is".into())
+}

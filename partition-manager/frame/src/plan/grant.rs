@@ -4,9 +4,8 @@
 //! minimum, else nothing at all. Minimums come first, then growth by availability priority.
 
 use super::cores::{Budget, Cover, Preference};
-use super::finding::{Claim, Finding};
+use super::finding::{Claim, Finding, lacks, poolless};
 use super::memory::Store;
-use super::sane::claim;
 use crate::declare::{Partition, ProcessorMode};
 use crate::inventory::PAGE;
 use crate::name::Name;
@@ -24,6 +23,8 @@ pub(super) struct Grant<'a> {
     pub(super) units: Units,
     /// Memory, bytes.
     pub(super) bytes: u64,
+    /// Its whole cores, counted; empty when shared.
+    pub(super) cover: Cover,
 }
 
 impl Grant<'_> {
@@ -53,8 +54,6 @@ pub(super) struct Grantor<'s, 'a> {
     store: &'s Store,
     least: Units,
     grants: Vec<Grant<'a>>,
-    /// The cores of each grant, counted.
-    covers: Vec<Cover>,
 }
 
 impl<'s, 'a> Grantor<'s, 'a> {
@@ -78,7 +77,6 @@ impl<'s, 'a> Grantor<'s, 'a> {
             store,
             least,
             grants: vec![],
-            covers: vec![],
         };
         grantor.rest = grantor.replay().map(|(rest, _)| rest).unwrap_or_default();
         grantor
@@ -102,46 +100,37 @@ impl<'s, 'a> Grantor<'s, 'a> {
 
     /// Gives a partition its minimum, or says what is missing.
     pub(super) fn admit(&mut self, partition: &'a Partition) -> Result<(), Box<Finding>> {
-        let name = &partition.name;
-        let lacks = |key: &'static str, needs: String, free: String| {
-            Box::new(Finding {
-                rule: "held".into(),
-                text: format!("partition {name} cannot be activated now: it needs {needs}, {free} free"),
-                claims: vec![claim(name, key, format!("needs {needs}"))],
-                help: None,
-            })
-        };
         let count = partition.processors.count.minimum;
         let mut rest = self.rest.clone();
-        let mut cover = Cover::new();
-        let mut grant = Grant { partition, count, units: Units::ZERO, bytes: partition.memory.size.minimum };
+        let bytes = partition.memory.size.minimum;
+        let mut grant = Grant { partition, count, units: Units::ZERO, bytes, cover: Cover::new() };
         match &partition.processors.mode {
-            ProcessorMode::Dedicated { .. } => {
+            ProcessorMode::Dedicated { io } => {
+                if let Some(pool) = io.pool().filter(|pool| !self.units.contains_key(pool)) {
+                    return Err(poolless(&partition.name, "processors.io", pool));
+                }
                 let Some(taken) = rest.whole(count as usize) else {
                     let free = format!("{} in whole cores are", self.rest.whole_cpus());
-                    return Err(lacks("processors", format!("{count} dedicated CPUs"), free));
+                    return Err(lacks(&partition.name, "processors", format!("{count} dedicated CPUs"), free));
                 };
-                cover = taken;
+                grant.cover = taken;
             }
             ProcessorMode::Shared { pool, units, .. } => match self.units.get(pool) {
                 Some(&free) if units.minimum <= free => grant.units = units.minimum,
                 Some(free) => {
                     let needs = format!("{} processing units of pool {pool}", units.minimum);
-                    return Err(lacks("processors.units", needs, format!("{free} are")));
+                    return Err(lacks(&partition.name, "processors.units", needs, format!("{free} are")));
                 }
-                None => {
-                    let needs = format!("pool {pool}, whose CPUs are held by others");
-                    return Err(lacks("processors", needs, "nothing of it is".into()));
-                }
+                None => return Err(poolless(&partition.name, "processors", pool)),
             },
         }
-        let (bytes, pages) = (grant.bytes, grant.pages());
+        let pages = grant.pages();
         match self.free_memory(pages) {
             Some(free) if bytes <= *free => *free -= bytes,
             free => {
                 let free = free.map_or(0, |free| *free);
                 let needs = format!("{} of memory in pages of {}", show_size(bytes), show_size(pages));
-                return Err(lacks("memory", needs, format!("{} is", show_size(free))));
+                return Err(lacks(&partition.name, "memory", needs, format!("{} is", show_size(free))));
             }
         }
         if let ProcessorMode::Shared { pool, .. } = &partition.processors.mode {
@@ -152,7 +141,6 @@ impl<'s, 'a> Grantor<'s, 'a> {
         }
         self.rest = rest;
         self.grants.push(grant);
-        self.covers.push(cover);
         Ok(())
     }
 
@@ -173,18 +161,19 @@ impl<'s, 'a> Grantor<'s, 'a> {
             }
         }
         if let Some((rest, covers)) = self.replay() {
-            (self.rest, self.covers) = (rest, covers);
+            self.rest = rest;
+            self.grants.iter_mut().zip(covers).for_each(|(grant, cover)| grant.cover = cover);
             return;
         }
-        for ((grant, cover), minimum) in self.grants.iter_mut().zip(&mut self.covers).zip(minimums) {
+        for (grant, minimum) in self.grants.iter_mut().zip(minimums) {
             if grant.dedicated().is_none() {
                 continue;
             }
             // What it has and what nobody has: one claim can use all of that.
-            self.rest.put(cover);
+            self.rest.put(&grant.cover);
             let most = u32::try_from(self.rest.whole_cpus()).unwrap_or(u32::MAX);
             grant.count = grant.partition.processors.count.desired.min(most).max(minimum);
-            *cover = self.rest.whole(grant.count as usize).unwrap_or_default();
+            grant.cover = self.rest.whole(grant.count as usize).unwrap_or_default();
         }
     }
 

@@ -1,10 +1,9 @@
 //! Whether the minimums of all partitions, active or not, fit into the frame at all.
 
 use super::cores::{Budget, Preference};
-use super::finding::{Claim, Finding, Subject};
+use super::finding::{Claim, Finding, Subject, claim};
 use super::grant::largest;
 use super::memory::Store;
-use super::sane::claim;
 use crate::declare::{Frame, Partition, ProcessorMode};
 use crate::inventory::PAGE;
 use crate::name::Name;

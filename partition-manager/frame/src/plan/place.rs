@@ -59,8 +59,8 @@ struct Placer<'p> {
     blind: bool,
 }
 
-/// Places everything, honouring nodes; none when it does not fit. With `blind`, nodes are ignored, in the
-/// order in which the grants were counted, which always fits.
+/// Places everything, honouring nodes; none when it does not fit. With `blind`, nodes are ignored and everybody
+/// gets the cores that were counted for him, which always fits.
 pub(super) fn place<'a>(
     near: &Near<'_>,
     cores: &Cores,
@@ -115,6 +115,8 @@ impl Placer<'_> {
             let order = if self.blind { vec![0] } else { self.order(n, whole, &needs) };
             let cpus = match item {
                 Item::Pool(_) => self.cores.any(n, &order, wishes.preference, &mut slack)?,
+                // Growth may have left cores that another order of taking does not come upon.
+                Item::Dedicated(at) if self.blind => self.cores.covered(&grants.get(at)?.cover, 0)?,
                 Item::Dedicated(_) => self.cores.whole(n, &order)?,
             };
             let weights = weights(self.map, &cpus);

@@ -127,7 +127,8 @@ fn check(frame: &Frame, host: &Inventory, plan: &Plan) -> Result<(), TestCaseErr
                 prop_assert_eq!(&planned.cpus, &plan.pool(pool).unwrap().cpus);
             }
         }
-        prop_assert!(!planned.io.is_empty() && planned.score <= 100);
+        prop_assert!(!planned.io.is_empty(), "{} has no CPU for its devices", planned.name);
+        prop_assert!(planned.score <= 100);
     }
     for (pool, sum) in units {
         prop_assert!(sum <= Units::whole(plan.pool(&pool).unwrap().cpus.len() as u32), "pool {} gives {}", pool, sum);

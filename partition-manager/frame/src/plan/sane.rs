@@ -3,11 +3,10 @@
 //! The file reader says all this better, with places. A frame may also come as data, and a plan must not
 //! rest on nonsense.
 
-use super::finding::{Claim, Finding, Subject};
+use super::finding::{Claim, Finding, Subject, claim};
 use crate::declare::{Frame, IoProcessors, Partition, ProcessorMode, Range};
 use crate::inventory::PAGE;
 use crate::launch::MOST_PROCESSORS;
-use crate::name::Name;
 use crate::units::{Units, show_size};
 use std::collections::BTreeMap;
 
@@ -79,10 +78,6 @@ pub(super) fn check(frame: &Frame) -> Vec<Finding> {
 fn twice(text: String, subject: Subject) -> Finding {
     let claims = vec![Claim { subject, key: "name".into(), what: "is declared again".into() }];
     Finding { rule: "duplicate".into(), text, claims, help: Some("rename or renumber one of them".into()) }
-}
-
-pub(super) fn claim(name: &Name, key: &'static str, what: String) -> Claim {
-    Claim { subject: Subject::Partition(name.clone()), key: key.into(), what }
 }
 
 fn ordered<T: PartialOrd>(range: &Range<T>) -> bool {

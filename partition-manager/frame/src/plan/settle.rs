@@ -4,14 +4,13 @@
 //! first the minimums of those that are wanted, then of those that hold while inactive, then growth.
 
 use super::cores::{Cores, Preference};
-use super::finding::{Claim, Finding};
+use super::finding::{Finding, lacks, poolless};
 use super::grant::shared_count;
 use super::ideal::{Layout, Seat};
 use super::memory::{Store, merged};
 use super::near::Near;
 use super::place::{home, weights};
 use super::running::Running;
-use super::sane::claim;
 use crate::declare::{Frame, Partition, ProcessorMode, WhenInactive};
 use crate::inventory::PAGE;
 use crate::name::Name;
@@ -196,8 +195,12 @@ impl<'a> Settler<'_, 'a> {
         let least = partition.processors.count.minimum as usize;
         let mut seat = Seat::default();
         match &partition.processors.mode {
-            ProcessorMode::Dedicated { .. } => {
+            ProcessorMode::Dedicated { io } => {
                 let own = kept.get_mut(at).and_then(Option::take);
+                if let Some(pool) = io.pool().filter(|pool| !self.units.contains_key(pool)) {
+                    own.iter().for_each(|cpus| self.cores.put(cpus));
+                    return Err(poolless(&partition.name, "processors.io", pool));
+                }
                 let own = own.or_else(|| self.floor(at).filter(|floor| self.cores.take(floor)));
                 let anew = own.or_else(|| {
                     let order = self.matter.near.few(least, |node| self.cores.whole_on(node));
@@ -205,7 +208,7 @@ impl<'a> Settler<'_, 'a> {
                 });
                 let Some(cpus) = anew else {
                     let free = format!("{} in whole cores are", self.cores.whole_cpus());
-                    return Err(lacks(partition, "processors", format!("{least} dedicated CPUs"), free));
+                    return Err(lacks(&partition.name, "processors", format!("{least} dedicated CPUs"), free));
                 };
                 seat.cpus = cpus;
             }
@@ -216,12 +219,9 @@ impl<'a> Settler<'_, 'a> {
                 }
                 Some(free) => {
                     let needs = format!("{} processing units of pool {pool}", units.minimum);
-                    return Err(lacks(partition, "processors.units", needs, format!("{free} are")));
+                    return Err(lacks(&partition.name, "processors.units", needs, format!("{free} are")));
                 }
-                None => {
-                    let needs = format!("pool {pool}, whose CPUs are held by others");
-                    return Err(lacks(partition, "processors", needs, "nothing of it is".into()));
-                }
+                None => return Err(poolless(&partition.name, "processors", pool)),
             },
         }
         let (bytes, pages) = (partition.memory.size.minimum, partition.memory.pages.unwrap_or(PAGE));
@@ -237,7 +237,7 @@ impl<'a> Settler<'_, 'a> {
                     let free = show_size(self.store.total(pages).unwrap_or(0));
                     self.unseat(partition, &seat);
                     let needs = format!("{} of memory in pages of {}", show_size(bytes), show_size(pages));
-                    return Err(lacks(partition, "memory", needs, format!("{free} is")));
+                    return Err(lacks(&partition.name, "memory", needs, format!("{free} is")));
                 }
             }
         }
@@ -359,15 +359,4 @@ pub(super) fn processors(partition: &Partition, seat: &Seat, least: Units) -> us
         ProcessorMode::Dedicated { .. } => seat.cpus.len().min(partition.processors.count.desired as usize),
         ProcessorMode::Shared { .. } => shared_count(partition, seat.units, least) as usize,
     }
-}
-
-fn lacks(partition: &Partition, key: &'static str, needs: String, free: String) -> Box<Finding> {
-    let name = &partition.name;
-    let claims: Vec<Claim> = vec![claim(name, key, format!("needs {needs}"))];
-    Box::new(Finding {
-        rule: "held".into(),
-        text: format!("partition {name} cannot be activated now: it needs {needs}, {free} free"),
-        claims,
-        help: None,
-    })
 }
