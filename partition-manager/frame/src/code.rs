@@ -126,6 +126,14 @@ registry! {
         "KVM refused to go on running the partition.",
         "Guest memory is gone or poisoned on the host, or the guest's state is impossible.",
         "Read the registers and the error in the event and the host's kernel log; `lpar activate` starts it again.";
+    DeviceFrozen = "B2000007", Recovered, Partition,
+        "A device of the partition went wrong and is frozen until its guest resets it.",
+        "The guest's driver gave it impossible descriptors or addresses, or what is behind the device failed.",
+        "None if its guest resets it; the event says what was wrong. A device that freezes for the sixth time in an hour stays frozen.";
+    DeviceFailed = "B2000008", Unrecoverable, Partition,
+        "A device of the partition froze for the sixth time in an hour; it stays frozen.",
+        "The guest's driver is broken or hostile, or what is behind the device keeps failing.",
+        "Mend what the event names, then restart the partition.";
     ManagerStarted = "C7000001", Informational, Frame,
         "The partition manager is in control.",
         "The frame was brought up, or a manager replaced one that was lost.", "None.";

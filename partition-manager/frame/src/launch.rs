@@ -4,6 +4,7 @@
 //! open descriptor, in the order that [`LaunchSpec::descriptors`] gives.
 
 use crate::cpuset::CpuSet;
+use crate::device::{self, DeviceError, DeviceSpec};
 use crate::name::Name;
 use serde::{Deserialize, Serialize};
 
@@ -46,6 +47,8 @@ pub struct LaunchSpec {
     pub pit: Option<bool>,
     /// Whether a write to port 0xf4 ends the partition with an exit status.
     pub exit_device: bool,
+    /// Its devices on the PCI bus.
+    pub devices: Vec<DeviceSpec>,
 }
 
 /// One virtual processor.
@@ -162,6 +165,13 @@ pub enum Descriptor {
     Module(usize),
     /// The eventfd of entry `n` of [`LaunchSpec::interrupts`].
     Interrupt(usize),
+    /// Number `part` of those of entry `device` of [`LaunchSpec::devices`].
+    Device {
+        /// The device.
+        device: usize,
+        /// Which of its descriptors ([`crate::device::DeviceKind::descriptors`]).
+        part: usize,
+    },
 }
 
 /// Why a launch specification cannot be carried out by anybody.
@@ -195,6 +205,9 @@ pub enum LaunchError {
     /// The topology contradicts itself or the rest.
     #[error("the topology cannot be: {0}")]
     Topology(&'static str),
+    /// A device that cannot be.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
     /// The command line does not fit.
     #[error("a command line has at most {LONGEST_CMDLINE} bytes and no NUL, this one has {0}")]
     CommandLine(usize),
@@ -227,6 +240,9 @@ impl LaunchSpec {
             all.extend((0..modules.len()).map(Descriptor::Module));
         }
         all.extend((0..self.interrupts.len()).map(Descriptor::Interrupt));
+        for (device, spec) in self.devices.iter().enumerate() {
+            all.extend((0..spec.kind.descriptors()).map(|part| Descriptor::Device { device, part }));
+        }
         all
     }
 
@@ -258,9 +274,15 @@ impl LaunchSpec {
         }
         let platform =
             [crate::platform::PIT_GSI, crate::platform::RTC_GSI, crate::platform::SERIAL_GSI, crate::platform::SCI_GSI];
+        let pins = crate::platform::PCI_GSI..crate::platform::PCI_GSI + crate::platform::PCI_PINS;
         let mut taken = Vec::new();
         for source in &self.interrupts {
-            if source.gsi as usize >= MOST_INTERRUPTS || platform.contains(&source.gsi) || taken.contains(&source.gsi) {
+            let shared = !self.devices.is_empty() && pins.contains(&source.gsi);
+            if source.gsi as usize >= MOST_INTERRUPTS
+                || shared
+                || platform.contains(&source.gsi)
+                || taken.contains(&source.gsi)
+            {
                 return Err(LaunchError::Interrupt(source.gsi));
             }
             taken.push(source.gsi);
@@ -277,6 +299,7 @@ impl LaunchSpec {
                 return Err(LaunchError::CommandLine(wrong.len()));
             }
         }
+        device::validate(&self.devices)?;
         self.validate_topology()
     }
 
@@ -336,6 +359,7 @@ mod tests {
             topology: Topology::default(),
             pit: None,
             exit_device: false,
+            devices: vec![],
         }
     }
 

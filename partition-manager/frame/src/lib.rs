@@ -8,6 +8,7 @@ pub mod assignment;
 pub mod code;
 pub mod cpuset;
 pub mod declare;
+pub mod device;
 pub mod diagnostic;
 pub mod event;
 #[cfg(feature = "file")]

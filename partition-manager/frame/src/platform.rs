@@ -11,6 +11,19 @@ pub const LAPIC_BASE: u64 = 0xfee0_0000;
 pub const HOLE_START: u64 = 0xc000_0000;
 /// First guest-physical address above the 32-bit hole.
 pub const HOLE_END: u64 = 0x1_0000_0000;
+/// Where the base addresses of PCI functions lie.
+pub const PCI_APERTURE: u64 = 0xd000_0000;
+/// Bytes of [`PCI_APERTURE`].
+pub const PCI_APERTURE_BYTES: u64 = 0x1000_0000;
+/// The enhanced configuration area of PCI bus 0, 1 MiB (PCI Express Base Specification, section 7.2.2).
+pub const ECAM_BASE: u64 = 0xe000_0000;
+/// Slots of PCI bus 0; the host bridge has slot 0.
+pub const PCI_SLOTS: u8 = 32;
+/// First global system interrupt of the INTx pins of PCI functions; that of slot n is n modulo
+/// [`PCI_PINS`] further.
+pub const PCI_GSI: u32 = 16;
+/// Global system interrupts that PCI functions share.
+pub const PCI_PINS: u32 = 8;
 /// Three pages that KVM needs on Intel for its real-mode task state (KVM API, section 4.13).
 pub const TSS_ADDRESS: u64 = 0xfffb_d000;
 /// The page that KVM needs for its identity map on Intel (KVM API, section 4.39).

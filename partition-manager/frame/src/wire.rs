@@ -10,7 +10,7 @@ use crate::record::Final;
 use serde::{Deserialize, Serialize};
 
 /// Version of the messages.
-pub const VERSION: u16 = 2;
+pub const VERSION: u16 = 3;
 /// Largest packet, bytes: what a Unix socket takes at once with the kernel's usual send buffer of 208 KiB
 /// (`net.core.wmem_default`, `socket(7)`).
 pub const LARGEST_PACKET: usize = 200 * 1024;
@@ -69,6 +69,8 @@ pub enum Request {
     Acknowledge,
     /// Answered by [`Report::Pong`].
     Ping,
+    /// Answered by [`Report::Devices`].
+    Devices,
 }
 
 /// From a partition to the manager.
@@ -100,6 +102,61 @@ pub enum Report {
     Final(Box<Final>),
     /// Answer to [`Request::Ping`].
     Pong,
+    /// A device froze. Those that froze while no manager was there follow [`Report::Welcome`].
+    Frozen(Frozen),
+    /// Answer to [`Request::Devices`]: one entry for each of [`LaunchSpec::devices`], in order.
+    Devices(Vec<DeviceStatus>),
+}
+
+/// A device that froze.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Frozen {
+    /// Its name.
+    pub device: String,
+    /// What was wrong.
+    pub reason: String,
+    /// Whether it stays frozen until it is serviced.
+    pub permanent: bool,
+}
+
+/// What a device does and did.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceStatus {
+    /// Whether it works, is frozen, or is frozen until it is serviced.
+    pub state: DeviceState,
+    /// How often it froze.
+    pub freezes: u64,
+    /// What froze it last.
+    pub reason: Option<String>,
+    /// Its message-signalled interrupts, by vector.
+    pub vectors: Vec<VectorStatus>,
+}
+
+/// Whether a device works.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DeviceState {
+    /// It works.
+    Working,
+    /// It is frozen until the guest resets it.
+    Frozen,
+    /// It is frozen until it is serviced.
+    Permanent,
+}
+
+/// What one message-signalled interrupt does and did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VectorStatus {
+    /// Address of the message (Intel SDM, volume 3, section 11.11.1); none while it is masked or off.
+    pub address: Option<u64>,
+    /// Data of the message; 0 while there is none.
+    pub data: u32,
+    /// Whether it waits to be unmasked.
+    pub pending: bool,
+    /// Messages sent.
+    pub delivered: u64,
+    /// Times it was raised while it was masked.
+    pub masked: u64,
 }
 
 /// What a partition says of itself to a manager that connects.
@@ -158,7 +215,7 @@ mod tests {
     fn packets_survive_a_round_trip() {
         let packet = Packet::new(7, Request::Input(b"ls\n".to_vec()));
         let text = serde_json::to_string(&packet).unwrap();
-        assert_eq!(text, r#"{"version":2,"epoch":7,"message":{"input":[108,115,10]}}"#);
+        assert_eq!(text, r#"{"version":3,"epoch":7,"message":{"input":[108,115,10]}}"#);
         assert_eq!(serde_json::from_str::<Packet<Request>>(&text).unwrap(), packet);
     }
 }

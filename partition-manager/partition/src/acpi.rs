@@ -1,5 +1,6 @@
 //! The ACPI tables that describe the partition to its guest (ACPI 6.5): nothing that is not there.
 
+mod pci;
 mod processors;
 
 pub use processors::Machine;
@@ -27,9 +28,9 @@ pub const TABLES_END: u64 = 0xf_0000;
 const OEM: [u8; 6] = *b"BLKHD ";
 const OEM_TABLE: [u8; 8] = *b"BULKHEAD";
 const OEM_REVISION: u32 = 1;
-/// IA-PC boot architecture flags (section 5.2.9.3): there are ISA devices; there is neither VGA, nor MSI,
-/// nor PCI Express power management, nor a keyboard controller.
-const BOOT_ARCHITECTURE: u16 = 1 | 1 << 2 | 1 << 3 | 1 << 4;
+/// IA-PC boot architecture flags (section 5.2.9.3): there are ISA devices; there is neither VGA, nor PCI Express
+/// power management, nor a keyboard controller.
+const BOOT_ARCHITECTURE: u16 = 1 | 1 << 2 | 1 << 4;
 
 /// The tables for `machine`, as bytes that belong at [`TABLES`].
 #[must_use]
@@ -42,6 +43,7 @@ pub fn tables(machine: &Machine) -> Vec<u8> {
     let mut xsdt = XSDT::new(OEM, OEM_TABLE, OEM_REVISION);
     xsdt.add_entry(fadt);
     xsdt.add_entry(madt);
+    xsdt.add_entry(area.add(&pci::mcfg(OEM, OEM_TABLE, OEM_REVISION)));
     // One node needs no table: there is nothing that it could be told from.
     if machine.nodes > 1 {
         xsdt.add_entry(area.add(&processors::srat(machine)));
@@ -117,6 +119,7 @@ fn dsdt(machine: &Machine) -> impl Aml {
     aml::Name::new("_S5_".into(), &aml::Package::new(vec![&soft_off, &soft_off, &aml::ZERO, &aml::ZERO]))
         .to_aml_bytes(&mut body);
     processors::objects(machine, &mut body);
+    pci::objects(&mut body);
     aml::Scope::new(
         "_SB_".into(),
         vec![
@@ -223,8 +226,10 @@ mod tests {
                 at += usize::from(madt[at + 1]);
             }
             prop_assert_eq!((found, at), (processors, madt.len()));
+            let mcfg = table(&area, number(xsdt, 52, 8));
+            prop_assert_eq!((&mcfg[..4], number(mcfg, 44, 8)), (&b"MCFG"[..], frame::platform::ECAM_BASE));
             let more: Vec<&[u8]> =
-                (52..xsdt.len()).step_by(8).map(|at| &table(&area, number(xsdt, at, 8))[..4]).collect();
+                (60..xsdt.len()).step_by(8).map(|at| &table(&area, number(xsdt, at, 8))[..4]).collect();
             prop_assert_eq!(more, if nodes > 1 { vec![b"SRAT", b"SLIT"] } else { vec![] });
         }
     }

@@ -28,6 +28,8 @@ pub struct Descriptors {
     pub modules: Vec<File>,
     /// The eventfds of the interrupt sources, in the specification's order.
     pub interrupts: Vec<OwnedFd>,
+    /// Those of each device, in the specification's order; the device itself knows what they must be.
+    pub devices: Vec<Vec<OwnedFd>>,
 }
 
 /// Why a descriptor is not what the specification says.
@@ -94,6 +96,7 @@ fn purpose(of: Descriptor) -> String {
         Descriptor::Initrd => "the initial RAM disk".to_owned(),
         Descriptor::Module(index) => format!("module {index}"),
         Descriptor::Interrupt(index) => format!("interrupt source {index}"),
+        Descriptor::Device { device, part } => format!("part {part} of device {device}"),
     }
 }
 
@@ -111,6 +114,7 @@ impl Descriptors {
         let (mut kvm, mut record, mut doorbell) = (None, None, None);
         let (mut memory, mut modules, mut interrupts) = (Vec::new(), Vec::new(), Vec::new());
         let (mut kernel, mut initrd) = (None, None);
+        let mut devices: Vec<Vec<OwnedFd>> = spec.devices.iter().map(|_| vec![]).collect();
         for (descriptor, of) in given.into_iter().zip(purposes) {
             match of {
                 Descriptor::Kvm => {
@@ -147,10 +151,15 @@ impl Descriptors {
                     eventfd(&descriptor, of)?;
                     interrupts.push(descriptor);
                 }
+                Descriptor::Device { device, .. } => {
+                    if let Some(its) = devices.get_mut(device) {
+                        its.push(descriptor);
+                    }
+                }
             }
         }
         let (Some(kvm), Some(record), Some(doorbell)) = (kvm, record, doorbell) else { return Err(count.into()) };
-        Ok(Self { kvm, record, doorbell, memory, kernel, initrd, modules, interrupts })
+        Ok(Self { kvm, record, doorbell, memory, kernel, initrd, modules, interrupts, devices })
     }
 }
 
@@ -250,6 +259,7 @@ mod tests {
             topology: Topology::default(),
             pit: None,
             exit_device: false,
+            devices: vec![],
             interrupts: vec![],
         }
     }

@@ -11,7 +11,10 @@ use crate::vcpu::{Mailbox, Message};
 use crossbeam_channel::{Receiver, bounded};
 use frame::launch::{LaunchSpec, MOST_PROCESSORS};
 use frame::record::{Cause, Final};
-use frame::wire::{LARGEST_EPOCH, LARGEST_FIRST_EPOCH, LARGEST_INPUT, LARGEST_STEP, Packet, Report, Request, Welcome};
+use frame::wire::{
+    DeviceStatus, Frozen, LARGEST_EPOCH, LARGEST_FIRST_EPOCH, LARGEST_INPUT, LARGEST_STEP, Packet, Report, Request,
+    Welcome,
+};
 use os::packet::{self, PacketError};
 use rustix::event::epoll;
 use rustix::net::Shutdown;
@@ -32,6 +35,8 @@ const DEAF: Duration = Duration::from_millis(100);
 const MESSAGES: usize = 4 * MOST_PROCESSORS;
 /// Packets that are taken from one connection, and connections that are taken, before others have their turn.
 const TURN: usize = 16;
+/// Most freezes that are kept for a manager to come.
+const MOST_UNHEARD: usize = 64;
 
 const LISTENER: u64 = 0;
 const WAKE: u64 = 1;
@@ -71,6 +76,8 @@ pub struct Driver {
     /// When the listening socket is watched again.
     deaf_until: Option<Instant>,
     partition: Option<Partition>,
+    /// Freezes of devices that no manager has heard of.
+    unheard: VecDeque<Frozen>,
     ended: Option<Box<Final>>,
     status: Option<u8>,
 }
@@ -105,6 +112,7 @@ impl Driver {
             deadline: None,
             deaf_until: None,
             partition: None,
+            unheard: VecDeque::new(),
             ended: None,
             status: None,
         })
@@ -300,6 +308,10 @@ impl Driver {
             let input = match message {
                 Message::Prepared(_) => continue,
                 Message::Entered => Input::Entered,
+                Message::Froze(frozen) => {
+                    self.froze(frozen);
+                    continue;
+                }
                 Message::Finished(end) => {
                     Input::Finished { processor, cause: end.cause, registers: Box::new(end.registers) }
                 }
@@ -307,6 +319,32 @@ impl Driver {
             self.step(input, Payload::None);
         }
         self.hear_answer();
+    }
+
+    /// Tells the manager, or keeps it for the next one. A device that stays frozen freezes no more, so there are
+    /// few; if they were more, the oldest is dropped.
+    fn froze(&mut self, frozen: Frozen) {
+        if self.unheard.len() >= MOST_UNHEARD {
+            self.unheard.pop_front();
+        }
+        self.unheard.push_back(frozen);
+        self.tell();
+    }
+
+    fn tell(&mut self) {
+        let Some(manager) = self.lifecycle.manager() else { return };
+        while let Some(frozen) = self.unheard.front() {
+            if !self.send(manager, Report::Frozen(frozen.clone()), &[]) {
+                return;
+            }
+            self.unheard.pop_front();
+        }
+    }
+
+    /// What the devices do and did.
+    fn statuses(&self) -> Vec<DeviceStatus> {
+        let functions = self.partition.iter().flat_map(|partition| &partition.devices.functions);
+        functions.map(|(_, function)| function.status_report()).collect()
     }
 
     fn hear_answer(&mut self) {
@@ -333,7 +371,10 @@ impl Driver {
                     self.close(id);
                 }
                 Effect::Close(id) => self.close(id),
-                Effect::Welcome(id) => inputs.extend(self.welcome(id)),
+                Effect::Welcome(id) => {
+                    inputs.extend(self.welcome(id));
+                    self.tell();
+                }
                 Effect::Report(say) => inputs.extend(self.say(say)),
                 Effect::Launch => inputs.push(self.launch(std::mem::replace(payload, Payload::None))),
                 Effect::Type => {
@@ -417,6 +458,7 @@ impl Driver {
             Say::Channel(answer) => self.report(Report::Channel(answer), &[]),
             Say::Final(last) => self.report(Report::Final(Box::new(last)), &[]),
             Say::Pong => self.report(Report::Pong, &[]),
+            Say::Devices => self.report(Report::Devices(self.statuses()), &[]),
         }
     }
 
@@ -451,6 +493,7 @@ fn sort(request: Request, descriptors: Vec<OwnedFd>) -> (Asked, Payload) {
         Request::Stop => Asked::Stop,
         Request::Acknowledge => Asked::Acknowledge,
         Request::Ping => Asked::Ping,
+        Request::Devices => Asked::Devices,
     };
     (asked, Payload::None)
 }

@@ -4,12 +4,14 @@ use crate::acpi;
 use crate::boot::{self, Boot, BootError, Source};
 use crate::descriptors::{DescriptorError, Descriptors};
 use crate::devices::alarm::Alarm;
-use crate::devices::bus::BusError;
 use crate::devices::channel::Channel;
 use crate::devices::console::Console;
 use crate::devices::pit::Pit;
 use crate::devices::rtc::Rtc;
-use crate::devices::{self, Devices};
+use crate::devices::slots::{self, SlotError};
+use crate::devices::virtio::freezer::Witness;
+use crate::devices::virtio::function::VirtioFunction;
+use crate::devices::{self, Devices, DevicesError};
 use crate::diagnostics;
 use crate::memory::{Memory, MemoryError};
 use crate::record::Record;
@@ -68,7 +70,10 @@ pub enum LaunchFailure {
     Vm(#[from] VmError),
     /// The devices do not fit together.
     #[error("the devices cannot be put on their buses")]
-    Devices(#[from] BusError),
+    Devices(#[from] DevicesError),
+    /// A device cannot be had.
+    #[error("a device cannot be had")]
+    Slot(#[from] SlotError),
     /// There is nothing to start.
     #[error("nothing can be started")]
     Boot(#[from] BootError),
@@ -128,7 +133,9 @@ impl Partition {
             vm.connect_8259()?;
         }
         let pit = pit.then(|| alarm(&vm, PIT_GSI)).transpose()?.map(|alarm| Arc::new(Pit::new(alarm)));
-        let devices = devices(&vm, &record, given.doorbell, mailbox, pit, spec.exit_device)?;
+        let witness: Arc<dyn Witness> = Arc::new(mailbox.clone());
+        let functions = slots::functions(&vm, &spec.devices, given.devices, &memory.guest, &witness)?;
+        let devices = devices(&vm, &record, given.doorbell, mailbox, pit, spec.exit_device, functions)?;
         let interrupts: Vec<EventFd> = given.interrupts.into_iter().map(vm::eventfd).collect();
         for (source, eventfd) in spec.interrupts.iter().zip(&interrupts) {
             vm.wire(eventfd, source.gsi)?;
@@ -187,6 +194,7 @@ fn devices(
     mailbox: &Mailbox,
     pit: Option<Arc<Pit>>,
     exit_device: bool,
+    functions: Vec<(u8, Arc<VirtioFunction>)>,
 ) -> Result<Arc<Devices>, LaunchFailure> {
     let interrupt = EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC).map_err(system("the console's interrupt"))?;
     vm.wire(&interrupt, SERIAL_GSI)?;
@@ -194,7 +202,7 @@ fn devices(
     let channel = Arc::new(Channel::new(mailbox.wake.try_clone().map_err(system("a descriptor"))?));
     let sci = vm.line(SCI_GSI);
     let rtc = Arc::new(Rtc::new(alarm(vm, RTC_GSI)?));
-    Ok(Arc::new(Devices::new(devices::Parts { console, channel, sci, rtc, pit, exit_device })?))
+    Ok(Arc::new(Devices::new(devices::Parts { console, channel, sci, rtc, pit, exit_device, functions })?))
 }
 
 /// A timer on an interrupt.

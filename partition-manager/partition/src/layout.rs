@@ -1,7 +1,8 @@
 //! Where memory lies in the guest's physical address space. Pure.
 
+use crate::devices::pci::root::ECAM_BYTES;
 use frame::launch::MemorySpec;
-use frame::platform::{HOLE_END, HOLE_START};
+use frame::platform::{ECAM_BASE, HOLE_END, HOLE_START};
 
 /// First address of the extended BIOS data area, where usable low memory ends, as on a PC.
 pub const EBDA_START: u64 = 0x9_fc00;
@@ -81,6 +82,8 @@ pub fn map(total: u64) -> Vec<Range> {
         Range { start: 0, bytes: EBDA_START, kind: Kind::Ram },
         Range { start: EBDA_START, bytes: HIGH_START - EBDA_START, kind: Kind::Reserved },
         Range { start: HIGH_START, bytes: low.saturating_sub(HIGH_START), kind: Kind::Ram },
+        // Linux uses the enhanced configuration area only if the map, or ACPI, keeps it from other use.
+        Range { start: ECAM_BASE, bytes: ECAM_BYTES, kind: Kind::Reserved },
     ];
     if total > low {
         map.push(Range { start: HOLE_END, bytes: total - low, kind: Kind::Ram });
@@ -141,7 +144,7 @@ mod tests {
         #[test]
         fn the_map_tells_of_all_memory_but_the_legacy_area(total in LEAST_MEMORY..(1u64 << 40)) {
             let map = map(total);
-            let all: u64 = map.iter().map(|range| range.bytes).sum();
+            let all: u64 = map.iter().filter(|range| range.start != ECAM_BASE).map(|range| range.bytes).sum();
             prop_assert_eq!(all, total);
             for pair in map.windows(2) {
                 prop_assert!(pair[0].start + pair[0].bytes <= pair[1].start);

@@ -12,6 +12,7 @@ pub mod descriptors;
 pub mod devices;
 pub mod diagnostics;
 pub mod driver;
+pub mod interrupts;
 pub mod launch;
 pub mod layout;
 pub mod lifecycle;

@@ -60,6 +60,8 @@ pub enum Asked {
     Acknowledge,
     /// Say that you live.
     Ping,
+    /// [`frame::wire::Request::Devices`].
+    Devices,
 }
 
 /// What happens.
@@ -151,6 +153,8 @@ pub enum Say {
     Final(Final),
     /// [`frame::wire::Report::Pong`].
     Pong,
+    /// [`frame::wire::Report::Devices`].
+    Devices,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -268,6 +272,7 @@ impl Lifecycle {
         self.epoch = Some(epoch);
         match (asked, &self.stage) {
             (Asked::Ping, _) => vec![Effect::Report(Say::Pong)],
+            (Asked::Devices, _) => vec![Effect::Report(Say::Devices)],
             (Asked::Launch, Stage::Empty) => vec![Effect::Launch],
             (Asked::Launch, _) => self.refuse(from, "a partition process is launched only once".to_owned()),
             (Asked::Start, Stage::Empty) => self.refuse(from, "there is nothing to start before a launch".to_owned()),

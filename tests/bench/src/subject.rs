@@ -141,6 +141,7 @@ impl Subjects {
             topology: Topology::default(),
             pit: None,
             exit_device: false,
+            devices: vec![],
             interrupts: setup.interrupt.map(|gsi| InterruptSpec { gsi }).into_iter().collect(),
         };
         let mut descriptors = vec![kvm.as_fd(), record.as_fd(), doorbell.as_fd(), memory.as_fd()];

@@ -215,6 +215,7 @@ mod tests {
             topology: Topology::default(),
             pit: None,
             exit_device: false,
+            devices: vec![],
         }
     }
 

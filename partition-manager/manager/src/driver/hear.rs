@@ -9,7 +9,7 @@ use anyhow::{Context, bail};
 use frame::code::Code;
 use frame::lifecycle::{End, Input};
 use frame::name::Name;
-use frame::wire::{LARGEST_EPOCH, Phase, Report, Welcome};
+use frame::wire::{Frozen, LARGEST_EPOCH, Phase, Report, Welcome};
 use os::packet::{self, PacketError};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -67,8 +67,20 @@ impl Driver {
             Report::Channel(answer) => self.apply(name, Input::Channel(answer)),
             Report::Final(last) => self.apply(name, Input::Ended(Box::new(bounded(*last)))),
             Report::Pong => {}
+            Report::Frozen(frozen) => self.froze(name, frozen),
+            // Nobody asks for it yet.
+            Report::Devices(_) => {}
         }
         Ok(())
+    }
+
+    /// A device of a partition froze. Its process tells each once, and few of them: see `frame::wire`.
+    fn froze(&mut self, name: &Name, frozen: Frozen) {
+        let (device, reason) = (bounded_text(frozen.device), bounded_text(frozen.reason));
+        let code = if frozen.permanent { Code::DeviceFailed } else { Code::DeviceFrozen };
+        let text = format!("device {device} of partition {name} is frozen: {reason}");
+        let data = serde_json::json!({ "device": device, "reason": reason, "permanent": frozen.permanent });
+        self.raise(code, vec![name.clone()], text, data);
     }
 
     fn hold_processors(&mut self, name: &Name, descriptors: Vec<OwnedFd>) -> anyhow::Result<()> {

@@ -271,9 +271,11 @@ impl Driver {
                 Descriptor::Record => Some(record.as_fd()),
                 Descriptor::Doorbell => Some(doorbell.as_fd()),
                 Descriptor::Memory(index) => process.memory.get(index).map(AsFd::as_fd),
-                Descriptor::Kvm | Descriptor::Kernel | Descriptor::Initrd | Descriptor::Module(_) => {
-                    files.next().map(AsFd::as_fd)
-                }
+                Descriptor::Kvm
+                | Descriptor::Kernel
+                | Descriptor::Initrd
+                | Descriptor::Module(_)
+                | Descriptor::Device { .. } => files.next().map(AsFd::as_fd),
                 Descriptor::Interrupt(_) => None,
             })
             .collect();
@@ -358,6 +360,7 @@ fn specification(
         topology,
         pit: declared.pit,
         exit_device: declared.exit_device,
+        devices: vec![],
     }
 }
 

@@ -119,8 +119,8 @@ mod tests {
         assert_eq!(number(&page, 0x228, 4), place::COMMAND_LINE);
         assert_eq!(number(&page, 0x70, 8), acpi::TABLES);
         assert_eq!(number(&page, 0x250, 8), place::SETUP_DATA);
-        assert_eq!(number(&page, 0x1e8, 1), 4);
-        assert_eq!(number(&page, 0x2d0 + 3 * 20, 8), frame::platform::HOLE_END);
+        assert_eq!(number(&page, 0x1e8, 1), 5);
+        assert_eq!(number(&page, 0x2d0 + 4 * 20, 8), frame::platform::HOLE_END);
         assert_eq!(number(&page, 0x1f1, 1), 0xaa);
         assert_eq!(number(&page, 0x290, 8), 0, "a header that is too long is cut");
     }

@@ -75,7 +75,7 @@ fn a_note_makes_it_pvh_and_none_makes_it_linux() {
     memory.guest.read_slice(&mut info, GuestAddress(place::START_INFO)).unwrap();
     assert_eq!((number(&info, 0, 4), number(&info, 4, 4)), (0x336e_c578, 1));
     assert_eq!(number(&info, 32, 8), acpi::TABLES);
-    assert_eq!(number(&info, 48, 4), 3);
+    assert_eq!(number(&info, 48, 4), 4);
     let mut line = [0; 6];
     memory.guest.read_slice(&mut line, GuestAddress(number(&info, 24, 8))).unwrap();
     assert_eq!(&line, b"quiet\0");

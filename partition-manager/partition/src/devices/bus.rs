@@ -8,6 +8,11 @@ pub trait Device: Send + Sync + std::fmt::Debug {
     /// Reads the byte at `offset` of the claim.
     fn read(&self, offset: u64) -> u8;
 
+    /// Reads one access that begins at `offset` of the claim: for devices to which its width matters.
+    fn read_access(&self, offset: u64, data: &mut [u8]) {
+        data.iter_mut().zip(offset..).for_each(|(byte, offset)| *byte = self.read(offset));
+    }
+
     /// Writes the byte at `offset` of the claim. A cause ends the partition.
     fn write(&self, offset: u64, value: u8) -> Option<Cause>;
 
@@ -105,9 +110,7 @@ impl Bus {
             return;
         };
         for access in data.chunks_mut(size.max(1)) {
-            for (byte, offset) in access.iter_mut().zip(offset..) {
-                *byte = device.read(offset);
-            }
+            device.read_access(offset, access);
         }
     }
 

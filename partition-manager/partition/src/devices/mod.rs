@@ -6,21 +6,28 @@ pub mod channel;
 pub mod console;
 pub mod exit;
 pub mod keyboard;
+pub mod pci;
 pub mod pit;
 pub mod pm;
 pub mod reset;
 pub mod rtc;
+pub mod slots;
+pub mod virtio;
 
 use alarm::Timed;
 use bus::{Bus, BusError, Claim};
 use channel::Channel;
 use console::Console;
-use frame::platform::{CHANNEL_PORT, EXIT_PORT, KEYBOARD_COMMAND_PORT, PM1A_EVENT_PORT, RESET_PORT, SERIAL_PORT};
+use frame::platform::{
+    CHANNEL_PORT, ECAM_BASE, EXIT_PORT, KEYBOARD_COMMAND_PORT, PCI_APERTURE, PCI_APERTURE_BYTES, PM1A_EVENT_PORT,
+    SERIAL_PORT,
+};
+use pci::root::{self, AddressPorts, Aperture, DataPorts, Ecam, Root, SlotTaken};
 use pit::{ControlB, Pit};
 use pm::{Line, PowerManagement};
-use reset::Reset;
 use rtc::Rtc;
 use std::sync::Arc;
+use virtio::function::VirtioFunction;
 
 /// Every device of a partition.
 #[derive(Debug)]
@@ -35,8 +42,10 @@ pub struct Devices {
     pub timed: Vec<Arc<dyn Timed>>,
     /// Ports.
     pub ports: Bus,
-    /// Memory-mapped devices; this platform has none outside KVM.
+    /// Memory-mapped devices: the PCI bus.
     pub mmio: Bus,
+    /// The functions on the PCI bus, by slot.
+    pub functions: Vec<(u8, Arc<VirtioFunction>)>,
 }
 
 /// What the devices are made of.
@@ -54,16 +63,29 @@ pub struct Parts {
     pub pit: Option<Arc<Pit>>,
     /// Whether there is an exit device.
     pub exit_device: bool,
+    /// The functions on the PCI bus, by slot.
+    pub functions: Vec<(u8, Arc<VirtioFunction>)>,
+}
+
+/// Why the devices do not go together.
+#[derive(Debug, thiserror::Error)]
+pub enum DevicesError {
+    /// Two claim an address.
+    #[error(transparent)]
+    Bus(#[from] BusError),
+    /// Two claim a slot.
+    #[error(transparent)]
+    Slot(#[from] SlotTaken),
 }
 
 impl Devices {
-    /// Puts the devices on their buses. Port 0x80 (POST codes), the PCI configuration ports, further serial ports,
-    /// VGA and DMA are left unclaimed: writes are dropped, and reads give all ones, which says that nothing is there.
+    /// Puts the devices on their buses. Port 0x80 (POST codes), further serial ports, VGA and DMA are left unclaimed: writes are dropped, and reads give all ones, which says that nothing is there.
     ///
     /// # Errors
-    /// When two devices claim an address.
-    pub fn new(parts: Parts) -> Result<Self, BusError> {
-        let Parts { console, channel, sci, rtc, pit, exit_device } = parts;
+    /// When two devices claim an address or a slot.
+    pub fn new(parts: Parts) -> Result<Self, DevicesError> {
+        let Parts { console, channel, sci, rtc, pit, exit_device, functions } = parts;
+        let root = Root::new(slots::for_root(&functions))?;
         let power = Arc::new(PowerManagement::new(sci));
         let (data, command) = keyboard::ports();
         let mut ports = vec![
@@ -75,7 +97,12 @@ impl Devices {
             Claim::new("console", SERIAL_PORT.into(), 8, Arc::clone(&console) as _),
             Claim::new("power management", PM1A_EVENT_PORT.into(), pm::PORTS, Arc::clone(&power) as _),
             Claim::new("communication channel", CHANNEL_PORT.into(), 8, Arc::clone(&channel) as _),
-            Claim::new("reset", RESET_PORT.into(), 1, Arc::new(Reset)),
+            Claim::new("PCI address", root::ADDRESS_PORT.into(), 4, Arc::new(AddressPorts::new(Arc::clone(&root)))),
+            Claim::new("PCI data", root::DATA_PORT.into(), 4, Arc::new(DataPorts(Arc::clone(&root)))),
+        ];
+        let mmio = vec![
+            Claim::new("PCI aperture", PCI_APERTURE, PCI_APERTURE_BYTES, Arc::new(Aperture(Arc::clone(&root)))),
+            Claim::new("PCI configuration", ECAM_BASE, root::ECAM_BYTES, Arc::new(Ecam(root))),
         ];
         if exit_device {
             ports.push(Claim::new("exit", EXIT_PORT.into(), exit::PORTS, Arc::new(exit::Exit)));
@@ -85,7 +112,7 @@ impl Devices {
             ports.push(Claim::new("8254", pit::PORT.into(), pit::PORTS, Arc::clone(&pit) as _));
             timed.push(pit);
         }
-        Ok(Self { console, power, channel, timed, ports: Bus::new(ports)?, mmio: Bus::new(Vec::new())? })
+        Ok(Self { console, power, channel, timed, ports: Bus::new(ports)?, mmio: Bus::new(mmio)?, functions })
     }
 }
 

@@ -8,6 +8,8 @@ pub mod exit;
 pub mod kick;
 
 use crate::devices::Devices;
+use crate::devices::pci::freeze::Fault;
+use crate::devices::virtio::freezer::Witness;
 use crate::record::Record;
 use crate::vm;
 use affinity::AffinityError;
@@ -15,6 +17,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use exit::Exit;
 use frame::cpuset::CpuSet;
 use frame::record::{Cause, ExitReason, Registers};
+use frame::wire::Frozen;
 use kick::Kickable;
 use kvm_ioctls::VcpuFd;
 use std::io;
@@ -49,7 +52,12 @@ pub enum Message {
     Entered,
     /// It will not run any more.
     Finished(End),
+    /// A device froze; said by the device, under [`DEVICES`].
+    Froze(Frozen),
 }
+
+/// The number under which devices say something.
+pub const DEVICES: u32 = u32::MAX;
 
 /// How a virtual processor came to its end.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,6 +75,13 @@ pub struct Mailbox {
     pub queue: Sender<(u32, Message)>,
     /// The eventfd.
     pub wake: Arc<EventFd>,
+}
+
+impl Witness for Mailbox {
+    fn froze(&self, device: &str, fault: &Fault, permanent: bool) {
+        let (device, reason) = (device.to_owned(), fault.to_string());
+        self.say(DEVICES, Message::Froze(Frozen { device, reason, permanent }));
+    }
 }
 
 impl Mailbox {

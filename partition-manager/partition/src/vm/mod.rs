@@ -9,12 +9,13 @@ mod machine_check;
 pub mod processor;
 
 use crate::devices::pm::Line;
+use crate::interrupts::routes::Routes;
 use crate::memory::Memory;
 use frame::platform::{IDENTITY_MAP_ADDRESS, TSS_ADDRESS};
 use kvm_bindings::{
     KVM_API_VERSION, KVM_CAP_X2APIC_API, KVM_IRQ_ROUTING_IRQCHIP, KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER,
-    KVM_IRQCHIP_PIC_SLAVE, KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK, KVM_X2APIC_API_USE_32BIT_IDS, KvmIrqRouting,
-    kvm_enable_cap, kvm_irq_routing_entry, kvm_irq_routing_irqchip, kvm_irqchip, kvm_userspace_memory_region,
+    KVM_IRQCHIP_PIC_SLAVE, KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK, KVM_X2APIC_API_USE_32BIT_IDS, kvm_enable_cap,
+    kvm_irq_routing_entry, kvm_irq_routing_irqchip, kvm_irqchip, kvm_userspace_memory_region,
 };
 use kvm_ioctls::{Cap, Kvm, VmFd};
 use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
@@ -61,6 +62,8 @@ pub struct Vm {
     pub kvm: Kvm,
     /// The virtual machine.
     pub fd: Arc<VmFd>,
+    /// Where interrupts lead.
+    pub routes: Arc<Routes>,
     /// Whether the 8259 raises interrupts, through LINT0 of the boot processor.
     pub has_8259: bool,
 }
@@ -86,7 +89,9 @@ impl Vm {
             fd.set_identity_map_address(IDENTITY_MAP_ADDRESS).map_err(call("KVM_SET_IDENTITY_MAP_ADDR"))?;
         }
         fd.create_irq_chip().map_err(call("KVM_CREATE_IRQCHIP"))?;
-        fd.set_gsi_routing(&routing(false)?).map_err(call("KVM_SET_GSI_ROUTING"))?;
+        let fd = Arc::new(fd);
+        let routes = Routes::new(Arc::clone(&fd));
+        routes.set_pins(routing(false))?;
         let mut wide = kvm_enable_cap { cap: KVM_CAP_X2APIC_API, ..Default::default() };
         let flags = KVM_X2APIC_API_USE_32BIT_IDS | KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK;
         if let Some(argument) = wide.args.first_mut() {
@@ -95,7 +100,7 @@ impl Vm {
         if kvm.check_extension_raw(KVM_CAP_X2APIC_API.into()) & flags as i32 == flags as i32 {
             fd.enable_cap(&wide).map_err(call("KVM_ENABLE_CAP of KVM_CAP_X2APIC_API"))?;
         }
-        Ok(Self { kvm, fd: Arc::new(fd), has_8259: false })
+        Ok(Self { kvm, fd, routes, has_8259: false })
     }
 
     /// Gives the 8259 its interrupts too, for guests that know nothing newer. It is left as firmware leaves it:
@@ -111,7 +116,7 @@ impl Vm {
             chip.chip.pic.irq_base = base;
             self.fd.set_irqchip(&chip).map_err(call("KVM_SET_IRQCHIP of an 8259"))?;
         }
-        self.fd.set_gsi_routing(&routing(true)?).map_err(call("KVM_SET_GSI_ROUTING with an 8259"))?;
+        self.routes.set_pins(routing(true))?;
         self.has_8259 = true;
         Ok(())
     }
@@ -164,7 +169,7 @@ fn set_slots(fd: &VmFd, memory: &Memory) -> Result<(), VmError> {
 
 /// Every global system interrupt goes to the I/O APIC's pin of that number; those below 16 also to the 8259s, if
 /// `legacy`, except for number 2, where the second 8259 is.
-fn routing(legacy: bool) -> Result<KvmIrqRouting, VmError> {
+fn routing(legacy: bool) -> Vec<kvm_irq_routing_entry> {
     let entry = |gsi: u32, irqchip: u32, pin: u32| {
         let mut entry = kvm_irq_routing_entry { gsi, type_: KVM_IRQ_ROUTING_IRQCHIP, ..Default::default() };
         entry.u.irqchip = kvm_irq_routing_irqchip { irqchip, pin };
@@ -175,7 +180,7 @@ fn routing(legacy: bool) -> Result<KvmIrqRouting, VmError> {
         entries.extend((0..8).filter(|pin| *pin != 2).map(|pin| entry(pin, KVM_IRQCHIP_PIC_MASTER, pin)));
         entries.extend((0..8).map(|pin| entry(8 + pin, KVM_IRQCHIP_PIC_SLAVE, pin)));
     }
-    KvmIrqRouting::from_entries(&entries).map_err(|_| VmError::Table("the interrupt routing"))
+    entries
 }
 
 /// An eventfd, from a descriptor that the manager gave.

@@ -122,7 +122,7 @@ fn nothing() -> Result<()> {
         .load(0xd000_0000)
         .store(ones)
         .eax(0)
-        .in32(0xcf8)
+        .in32(0x1ce)
         .store(ones + 4)
         .eax(7)
         .store(0xd000_0000)

@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result, bail, ensure};
 use frame::cpuset::CpuSet;
+use frame::device::DeviceSpec;
 use frame::launch::{BootSpec, InterruptSpec, LaunchSpec, MemorySpec, Place, ProcessorSpec, Topology};
 use frame::name::Name;
 use frame::record::{self, ExitReason, Final};
@@ -191,6 +192,8 @@ pub struct Setup {
     pub interrupts: Vec<u32>,
     /// Whether there is an exit device.
     pub exit_device: bool,
+    /// Devices on the PCI bus.
+    pub devices: Vec<DeviceSpec>,
     /// Whether there is an 8254; by the kernel when absent.
     pub pit: Option<bool>,
     /// The kernel's command line.
@@ -235,6 +238,7 @@ impl Setup {
             topology: Topology::default(),
             interrupts: vec![],
             exit_device: false,
+            devices: vec![],
             pit: None,
             cmdline: "",
             initrd: None,
@@ -280,6 +284,7 @@ impl Setup {
             topology: self.topology.clone(),
             pit: self.pit,
             exit_device: self.exit_device,
+            devices: self.devices.clone(),
             interrupts: self.interrupts.iter().map(|gsi| InterruptSpec { gsi: *gsi }).collect(),
         })
     }

@@ -1,0 +1,83 @@
+//! The block device (virtio 1.2, section 5.2), backed by a raw image or a block device of the host.
+
+pub mod image;
+pub mod requests;
+
+#[cfg(test)]
+mod tests;
+
+use super::{Model, read_bytes};
+use image::Image;
+
+/// Type of the device.
+const BLOCK: u16 = 2;
+/// Bytes of a sector, the unit of every position (section 5.2.4).
+pub const SECTOR: u64 = 512;
+/// Entries of its queue.
+const QUEUE: u16 = 256;
+/// Most data segments of one request: those of a chain, without header and status.
+const MOST_SEGMENTS: u32 = 254;
+/// Most ranges of one discard or write-zeroes request.
+pub const MOST_RANGES: usize = 16;
+/// Most sectors of one such range: 1 GiB.
+pub const MOST_RANGE_SECTORS: u32 = 1 << 21;
+
+const SEG_MAX: u64 = 1 << 2;
+const READ_ONLY: u64 = 1 << 5;
+const BLOCK_SIZE: u64 = 1 << 6;
+const FLUSH: u64 = 1 << 9;
+const DISCARD: u64 = 1 << 13;
+const WRITE_ZEROES: u64 = 1 << 14;
+
+/// The model: features and configuration never change.
+#[derive(Debug)]
+pub struct Disk {
+    features: u64,
+    config: [u8; 60],
+}
+
+impl Disk {
+    /// A disk of the size of `image`.
+    #[must_use]
+    pub fn new(image: &Image) -> Self {
+        let writes = if image.is_read_only() { READ_ONLY } else { DISCARD | WRITE_ZEROES };
+        let mut config = [0; 60];
+        let mut put = |at: usize, bytes: &[u8]| {
+            config.iter_mut().skip(at).zip(bytes).for_each(|(to, from)| *to = *from);
+        };
+        // Offsets of `struct virtio_blk_config` (section 5.2.4).
+        put(0, &(image.bytes() / SECTOR).to_le_bytes());
+        put(12, &MOST_SEGMENTS.to_le_bytes());
+        put(20, &image.block().to_le_bytes());
+        for range in [36, 48] {
+            put(range, &MOST_RANGE_SECTORS.to_le_bytes());
+            put(range + 4, &(MOST_RANGES as u32).to_le_bytes());
+        }
+        put(44, &(image.block() / SECTOR as u32).to_le_bytes());
+        put(56, &[1]);
+        Self { features: SEG_MAX | BLOCK_SIZE | FLUSH | writes, config }
+    }
+}
+
+impl Model for Disk {
+    fn kind(&self) -> u16 {
+        BLOCK
+    }
+
+    fn class(&self) -> u32 {
+        // Mass storage controller, other.
+        0x01_80_00
+    }
+
+    fn features(&self) -> u64 {
+        self.features
+    }
+
+    fn queues(&self) -> Vec<u16> {
+        vec![QUEUE]
+    }
+
+    fn read_config(&self, offset: u64, data: &mut [u8]) {
+        read_bytes(&self.config, offset, data);
+    }
+}

@@ -1,0 +1,306 @@
+//! The thread of a device: it waits for the driver and for what is behind the device, and does the work.
+//!
+//! It is there from launch, so that it stands where the partition's device threads belong, and not where the
+//! virtual processor that starts the device is. A stop is asked for and seen later: no virtual processor waits
+//! for a slow backend.
+
+use super::freezer::Freezer;
+use super::ring::Ring;
+use crate::devices::pci::freeze::Fault;
+use crossbeam_channel::{Receiver, Sender, bounded};
+use rustix::event::epoll;
+use rustix::io::Errno;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use vmm_sys_util::eventfd::EventFd;
+
+/// Stack of a device's thread, bytes.
+const STACK: usize = 256 << 10;
+/// Commands that can wait: a start and a stop.
+const COMMANDS: usize = 4;
+/// How often a queue is looked at before other events have their turn.
+const PASSES: usize = 32;
+/// Events that are taken at once.
+const EVENTS: usize = 16;
+
+const WAKE: u64 = u64::MAX;
+const SOURCE: u64 = 1 << 32;
+
+/// What a device does with its queues, on its own thread.
+pub trait Service: Send {
+    /// The driver is ready, with these features. The rings are those that it enabled; the others are absent.
+    ///
+    /// # Errors
+    /// [`Fault`] freezes the device.
+    fn start(&mut self, features: u64, rings: &mut [Option<Ring>]) -> Result<(), Fault> {
+        let _ = (features, rings);
+        Ok(())
+    }
+
+    /// Queue `queue`, which is among the rings, may have requests.
+    ///
+    /// # Errors
+    /// [`Fault`] freezes the device.
+    fn serve(&mut self, rings: &mut [Option<Ring>], queue: usize) -> Result<Served, Fault>;
+
+    /// Descriptors that are waited for besides the queues, for reading, as long as the device is started.
+    fn sources(&self) -> Vec<BorrowedFd<'_>> {
+        vec![]
+    }
+
+    /// Source `source` of [`Service::sources`] can be read. The queues have their turn after it.
+    ///
+    /// # Errors
+    /// [`Fault`] freezes the device.
+    fn ready(&mut self, rings: &mut [Option<Ring>], source: usize) -> Result<(), Fault> {
+        let _ = (rings, source);
+        Ok(())
+    }
+
+    /// Leaves the queues: nothing is read from them or written to them when this returns.
+    fn stop(&mut self) {}
+}
+
+/// How far a queue was served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Served {
+    /// It was empty at the end.
+    All,
+    /// What is left waits until one of the sources can be read.
+    Waits,
+}
+
+/// A started device's queues and what was agreed on.
+pub(super) struct Start {
+    pub(super) features: u64,
+    pub(super) rings: Vec<Option<Ring>>,
+}
+
+enum Command {
+    Start(Start),
+    Stop,
+}
+
+/// A device's thread, from outside. It ends when this is dropped.
+#[derive(Debug)]
+pub struct Worker {
+    commands: Sender<Command>,
+    wake: Arc<EventFd>,
+    /// Set while the thread has the queues.
+    busy: Arc<AtomicBool>,
+    /// Set when it was asked for them already: a second stop would be one for the next start.
+    stopping: AtomicBool,
+}
+
+impl Worker {
+    /// Starts the thread. `kicks` has an eventfd for each queue, which the driver's notifications write.
+    ///
+    /// # Errors
+    /// When there can be no more threads or descriptors.
+    pub fn spawn(
+        name: &str,
+        kicks: Vec<Arc<EventFd>>,
+        service: Box<dyn Service>,
+        freezer: Arc<Freezer>,
+    ) -> io::Result<Self> {
+        let (commands, inbox) = bounded(COMMANDS);
+        let wake = Arc::new(EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?);
+        let busy = Arc::new(AtomicBool::new(false));
+        let poll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        add(&poll, &*wake, WAKE)?;
+        for (kick, token) in kicks.iter().zip(0..) {
+            add(&poll, &**kick, token)?;
+        }
+        for (source, token) in service.sources().iter().zip(SOURCE..) {
+            add(&poll, source, token)?;
+        }
+        let body = Body {
+            poll,
+            kicks,
+            wake: Arc::clone(&wake),
+            busy: Arc::clone(&busy),
+            inbox,
+            service,
+            freezer,
+            rings: vec![],
+        };
+        std::thread::Builder::new().name(format!("dev-{name}")).stack_size(STACK).spawn(move || body.run())?;
+        Ok(Self { commands, wake, busy, stopping: AtomicBool::new(false) })
+    }
+
+    /// Hands the queues over. False when the thread still has some.
+    pub(super) fn start(&self, start: Start) -> bool {
+        if self.busy.swap(true, Ordering::AcqRel) {
+            return false;
+        }
+        self.stopping.store(false, Ordering::Release);
+        self.say(Command::Start(start));
+        true
+    }
+
+    /// Asks for the queues back; [`Worker::is_busy`] tells when they are, and the device thaws then. False when
+    /// the thread has none.
+    pub(super) fn stop(&self) -> bool {
+        let busy = self.is_busy();
+        if busy && !self.stopping.swap(true, Ordering::AcqRel) {
+            self.say(Command::Stop);
+        }
+        busy
+    }
+
+    /// Whether the thread has the queues.
+    pub(super) fn is_busy(&self) -> bool {
+        self.busy.load(Ordering::Acquire)
+    }
+
+    fn say(&self, command: Command) {
+        // There is room: a start is said to a thread without queues, and one stop for each.
+        let _ = self.commands.try_send(command);
+        let _ = self.wake.write(1);
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        let (unconnected, _) = bounded(0);
+        self.commands = unconnected;
+        let _ = self.wake.write(1);
+    }
+}
+
+fn add(poll: &OwnedFd, source: impl AsRawOrFd, token: u64) -> io::Result<()> {
+    epoll::add(poll, source.descriptor(), epoll::EventData::new_u64(token), epoll::EventFlags::IN)?;
+    Ok(())
+}
+
+/// What [`add`] takes: an eventfd of `vmm-sys-util` knows only the raw trait.
+trait AsRawOrFd {
+    fn descriptor(&self) -> BorrowedFd<'_>;
+}
+
+impl AsRawOrFd for &EventFd {
+    fn descriptor(&self) -> BorrowedFd<'_> {
+        // SAFETY: the eventfd keeps its descriptor open while it is borrowed.
+        unsafe { BorrowedFd::borrow_raw(std::os::fd::AsRawFd::as_raw_fd(*self)) }
+    }
+}
+
+impl AsRawOrFd for &BorrowedFd<'_> {
+    fn descriptor(&self) -> BorrowedFd<'_> {
+        self.as_fd()
+    }
+}
+
+struct Body {
+    poll: OwnedFd,
+    kicks: Vec<Arc<EventFd>>,
+    wake: Arc<EventFd>,
+    busy: Arc<AtomicBool>,
+    inbox: Receiver<Command>,
+    service: Box<dyn Service>,
+    freezer: Arc<Freezer>,
+    /// Empty while the device is not started.
+    rings: Vec<Option<Ring>>,
+}
+
+impl Body {
+    fn run(mut self) {
+        let mut events = Vec::with_capacity(EVENTS);
+        loop {
+            events.clear();
+            // A source that has gone wrong stays readable: a frozen device looks at commands only.
+            match epoll::wait(&self.poll, rustix::buffer::spare_capacity(&mut events), None) {
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(_) => return,
+            }
+            for event in &events {
+                let token = event.data.u64();
+                if token == WAKE {
+                    let _ = self.wake.read();
+                    if !self.obey() {
+                        return;
+                    }
+                } else if let Err(fault) = self.handle(token) {
+                    self.fail(fault);
+                }
+            }
+        }
+    }
+
+    fn fail(&mut self, fault: Fault) {
+        self.service.stop();
+        self.rings.clear();
+        self.freezer.freeze(fault);
+        self.watch(false);
+    }
+
+    /// Waits for the sources or does not: one that nobody reads would wake the thread for ever.
+    fn watch(&self, on: bool) {
+        let flags = if on { epoll::EventFlags::IN } else { epoll::EventFlags::empty() };
+        for (source, token) in self.service.sources().iter().zip(SOURCE..) {
+            let _ = epoll::modify(&self.poll, source, epoll::EventData::new_u64(token), flags);
+        }
+    }
+
+    /// Does what is asked; false when the device is gone.
+    fn obey(&mut self) -> bool {
+        loop {
+            match self.inbox.try_recv() {
+                Ok(Command::Start(Start { features, rings })) => {
+                    self.rings = rings;
+                    self.watch(true);
+                    let started = self.service.start(features, &mut self.rings);
+                    let count = self.rings.len() as u64;
+                    // What was added before the start was not heard of.
+                    if let Err(fault) = started.and_then(|()| (0..count).try_for_each(|token| self.handle(token))) {
+                        self.fail(fault);
+                    }
+                }
+                Ok(Command::Stop) => {
+                    if !self.rings.is_empty() {
+                        self.service.stop();
+                        self.rings.clear();
+                    }
+                    self.watch(false);
+                    self.freezer.reset();
+                    self.busy.store(false, Ordering::Release);
+                }
+                Err(crossbeam_channel::TryRecvError::Empty) => return true,
+                Err(crossbeam_channel::TryRecvError::Disconnected) => return false,
+            }
+        }
+    }
+
+    fn handle(&mut self, token: u64) -> Result<(), Fault> {
+        if let Some(source) = token.checked_sub(SOURCE) {
+            if self.rings.is_empty() {
+                self.watch(false);
+                return Ok(());
+            }
+            self.service.ready(&mut self.rings, source as usize)?;
+            return (0..self.rings.len() as u64).try_for_each(|queue| self.handle(queue));
+        }
+        let queue = token as usize;
+        let Some(kick) = self.kicks.get(queue) else { return Ok(()) };
+        let _ = kick.read();
+        if self.freezer.is_frozen() {
+            return Ok(());
+        }
+        for _ in 0..PASSES {
+            let Some(Some(ring)) = self.rings.get_mut(queue) else { return Ok(()) };
+            ring.disable_notification()?;
+            if self.service.serve(&mut self.rings, queue)? == Served::Waits {
+                return Ok(());
+            }
+            let Some(Some(ring)) = self.rings.get_mut(queue) else { return Ok(()) };
+            if !ring.enable_notification()? {
+                return Ok(());
+            }
+        }
+        // There is more, but others have their turn first.
+        let _ = kick.write(1);
+        Ok(())
+    }
+}

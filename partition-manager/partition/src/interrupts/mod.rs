@@ -1,0 +1,5 @@
+//! Interrupt routing: from a device's line or message to the partition's interrupt controllers.
+
+pub mod doorbells;
+pub mod pins;
+pub mod routes;
