@@ -68,6 +68,31 @@ impl Cache {
         self.kernel("guest")
     }
 
+    /// The stock kernel of a version and flavour, such as `6.1` and `cloud` or `standard`: that of the emulated
+    /// machine or of the partitions if it is one of these, else one fetched for itself.
+    ///
+    /// # Errors
+    /// [`Error::NotProvisioned`] if there is none, and [`Error::File`].
+    pub fn kernel_of(&self, version: &str, flavour: &str) -> Result<Kernel, Error> {
+        let own = format!("kernel-{version}-{flavour}");
+        for part in ["host", "guest", own.as_str()] {
+            let Ok(path) = self.part(part, "package") else { continue };
+            let package = std::fs::read_to_string(&path).map_err(Error::file("read", &path))?;
+            if is_kernel(&package, version, flavour) {
+                return self.kernel(part);
+            }
+        }
+        Err(Error::NotProvisioned { what: format!("there is no {flavour} kernel {version}") })
+    }
+
+    /// memtest86+ as Linux's boot protocol loads it.
+    ///
+    /// # Errors
+    /// [`Error::NotProvisioned`] if it is not there.
+    pub fn memtest(&self) -> Result<PathBuf, Error> {
+        self.part("memtest", "memtest.bin")
+    }
+
     /// The statically linked busybox.
     ///
     /// # Errors
@@ -94,5 +119,30 @@ impl Cache {
         } else {
             Err(Error::NotProvisioned { what: format!("there is no {}", path.display()) })
         }
+    }
+}
+
+/// Whether `package`, a kernel package's name and version, is one of `version` and `flavour`.
+fn is_kernel(package: &str, version: &str, flavour: &str) -> bool {
+    let name = package.split_whitespace().next().unwrap_or_default();
+    let of_flavour = match flavour {
+        "standard" => !["-cloud-", "-rt-"].iter().any(|other| name.contains(other)),
+        other => name.contains(&format!("-{other}-")),
+    };
+    of_flavour && name.starts_with(&format!("linux-image-{version}."))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_kernel;
+
+    #[test]
+    fn a_kernel_package_tells_its_version_and_flavour() {
+        let cloud = "linux-image-6.12.9+deb12-cloud-amd64 6.12.9-1\n";
+        assert!(is_kernel(cloud, "6.12", "cloud"));
+        assert!(!is_kernel(cloud, "6.12", "standard"));
+        assert!(!is_kernel(cloud, "6.1", "cloud"));
+        assert!(is_kernel("linux-image-6.1.0-56-amd64 6.1.192-2\n", "6.1", "standard"));
+        assert!(!is_kernel("busybox-static 1:1.35", "6.1", "standard"));
     }
 }

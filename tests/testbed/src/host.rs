@@ -21,6 +21,19 @@ pub const GUEST_KERNEL: &str = "/guest/vmlinuz";
 /// Where the initial ramdisk for partitions lies in the emulated machine.
 pub const GUEST_INITRD: &str = "/guest/initrd.img";
 
+/// Stock kernels that partitions can boot beside [`GUEST_KERNEL`]: version and flavour.
+pub const OTHER_KERNELS: &[(&str, &str)] =
+    &[("6.1", "cloud"), ("6.1", "standard"), ("6.12", "cloud"), ("6.12", "standard")];
+/// Where memtest86+ lies in the emulated machine, if the host has it.
+pub const MEMTEST: &str = "/guest/memtest.bin";
+
+/// Where one of [`OTHER_KERNELS`] lies in the emulated machine, with its initial ramdisk, if the host has it.
+#[must_use]
+pub fn other_kernel(version: &str, flavour: &str) -> (String, String) {
+    let directory = format!("/guest/{version}-{flavour}");
+    (format!("{directory}/vmlinuz"), format!("{directory}/initrd.img"))
+}
+
 /// The bytes of the initial ramdisk, with `files` (path here, path there) and the libraries that they link.
 ///
 /// # Errors
@@ -45,6 +58,20 @@ pub fn initial_ramdisk(cache: &Cache, kernel: &Kernel, files: &[(PathBuf, String
     let guest_kernel = cache.guest_kernel()?;
     put_file(&mut archive, &guest_kernel.image, GUEST_KERNEL)?;
     archive.file(GUEST_INITRD, 0o644, &guest::initial_ramdisk(cache, &guest_kernel)?)?;
+
+    // A machine without them serves all other tests.
+    for &(version, flavour) in OTHER_KERNELS {
+        let kernel = match cache.kernel_of(version, flavour) {
+            Err(Error::NotProvisioned { .. }) => continue,
+            other => other?,
+        };
+        let (image, initrd) = other_kernel(version, flavour);
+        put_file(&mut archive, &kernel.image, &image)?;
+        archive.file(&initrd, 0o644, &guest::initial_ramdisk(cache, &kernel)?)?;
+    }
+    if let Ok(memtest) = cache.memtest() {
+        put_file(&mut archive, &memtest, MEMTEST)?;
+    }
 
     let mut libraries = BTreeSet::new();
     for (here, there) in files {

@@ -5,11 +5,17 @@
 
 mod harness;
 mod host;
+mod kernels;
 mod linux;
 mod topology;
 
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    harness::run(&[("host", host::TESTS), ("linux", linux::TESTS), ("topology", topology::TESTS)])
+    harness::run(&[
+        ("host", host::TESTS),
+        ("kernels", kernels::TESTS),
+        ("linux", linux::TESTS),
+        ("topology", topology::TESTS),
+    ])
 }
