@@ -13,8 +13,8 @@ use acpi_tables::sdt::Sdt;
 use acpi_tables::xsdt::XSDT;
 use acpi_tables::{Aml, aml};
 use frame::platform::{
-    CHANNEL_PORT, PM1A_CONTROL_PORT, PM1A_EVENT_PORT, RESET_PORT, RESET_VALUE, SCI_GSI, SERIAL_GSI, SERIAL_PORT,
-    SLEEP_TYPE_S5,
+    CHANNEL_PORT, PM1A_CONTROL_PORT, PM1A_EVENT_PORT, RESET_PORT, RESET_VALUE, RTC_GSI, SCI_GSI, SERIAL_GSI,
+    SERIAL_PORT, SLEEP_TYPE_S5,
 };
 
 use crate::devices::rtc;
@@ -155,7 +155,10 @@ fn dsdt(machine: &Machine) -> impl Aml {
                     &aml::Name::new("_HID".into(), &aml::EISAName::new("PNP0B00")),
                     &aml::Name::new(
                         "_CRS".into(),
-                        &aml::ResourceTemplate::new(vec![&aml::IO::new(rtc::INDEX_PORT, rtc::INDEX_PORT, 1, 2)]),
+                        &aml::ResourceTemplate::new(vec![
+                            &aml::IO::new(rtc::INDEX_PORT, rtc::INDEX_PORT, 1, 2),
+                            &aml::Interrupt::new(true, true, false, false, RTC_GSI),
+                        ]),
                     ),
                 ],
             ),

@@ -2,6 +2,7 @@
 # Process 1 of a Linux partition. Words on the kernel command line:
 #   name=NAME               what this partition calls itself
 #   action=idle             print a beat each second, with a shell on the console (default)
+#   action=shell            no beats: the console has what its shell is asked for
 #   action=poweroff|reboot  do so by itself
 #   after=SECONDS           this long after user space is reached (default 0)
 export PATH=/bin HOME=/
@@ -58,6 +59,7 @@ idle)
         done
     ) &
     ;;
+shell) ;;
 *) say "unknown action=$action: idle without beats" ;;
 esac
 

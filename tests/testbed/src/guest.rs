@@ -1,18 +1,23 @@
 //! The initial ramdisk of a Linux partition: busybox and one script.
 
+use std::path::Path;
+
 use crate::cache::{Cache, Kernel};
 use crate::cpio::Archive;
-use crate::{Error, busybox};
+use crate::{Error, busybox, program};
 
 /// What may be loaded in a partition; the script loads the first two, for the ACPI power button.
 const MODULES: &[&str] = &["button", "evdev", "virtio_mmio", "virtio_pci", "virtio_blk", "virtio_net"];
+
+/// Tells what Linux made of the processors and caches; there on every Debian, and in no busybox.
+const LSCPU: &str = "/usr/bin/lscpu";
 
 /// What runs as process 1 of a Linux partition.
 const INIT: &str = include_str!("guest-init.sh");
 
 /// The bytes of the initial ramdisk for `kernel`.
 ///
-/// On the kernel command line it knows `name=`, `action=idle|poweroff|reboot` (default `idle`) and
+/// On the kernel command line it knows `name=`, `action=idle|shell|poweroff|reboot` (default `idle`) and
 /// `after=` (seconds, default 0). It prints lines that start with `BULKHEAD-GUEST`.
 ///
 /// # Errors
@@ -25,6 +30,9 @@ pub fn initial_ramdisk(cache: &Cache, kernel: &Kernel) -> Result<Vec<u8>, Error>
     archive.character_device("/dev/console", 0o600, 5, 1)?;
     archive.file("/etc/passwd", 0o644, b"root:x:0:0:root:/:/bin/sh\n")?;
     busybox::put_into(&mut archive, &cache.busybox()?)?;
+    if Path::new(LSCPU).exists() {
+        program::put_program(&mut archive, Path::new(LSCPU), "/bin/lscpu")?;
+    }
     kernel.modules.put_into(&mut archive, MODULES)?;
     archive.file("/init", 0o755, INIT.as_bytes())?;
     Ok(archive.finish())

@@ -1,12 +1,12 @@
 //! The initial ramdisk of the emulated machine: a host for the four binaries.
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::PathBuf;
 
 use crate::cache::{Cache, Kernel};
 use crate::cpio::Archive;
-use crate::{Error, busybox, guest};
+use crate::program::{libraries_of, put_file};
+use crate::{Error, busybox, guest, unpacked};
 
 /// Loaded at boot, in this order: the agent's port and KVM.
 const MODULES_AT_BOOT: &[&str] = &["virtio_pci", "virtio_console", "kvm_amd"];
@@ -24,6 +24,9 @@ pub const GUEST_INITRD: &str = "/guest/initrd.img";
 /// Stock kernels that partitions can boot beside [`GUEST_KERNEL`]: version and flavour.
 pub const OTHER_KERNELS: &[(&str, &str)] =
     &[("6.1", "cloud"), ("6.1", "standard"), ("6.12", "cloud"), ("6.12", "standard")];
+/// Where the ELF file of the standard kernel 6.1 lies in the emulated machine, if the host has it. Its initial ramdisk
+/// is the packed one's.
+pub const UNPACKED_KERNEL: &str = "/guest/vmlinux";
 /// Where memtest86+ lies in the emulated machine, if the host has it.
 pub const MEMTEST: &str = "/guest/memtest.bin";
 
@@ -69,6 +72,12 @@ pub fn initial_ramdisk(cache: &Cache, kernel: &Kernel, files: &[(PathBuf, String
         put_file(&mut archive, &kernel.image, &image)?;
         archive.file(&initrd, 0o644, &guest::initial_ramdisk(cache, &kernel)?)?;
     }
+    if let Ok(kernel) = cache.kernel_of("6.1", "standard") {
+        let image = std::fs::read(&kernel.image).map_err(Error::file("read", &kernel.image))?;
+        if let Some(unpacked) = unpacked::kernel_in(&image)? {
+            archive.file(UNPACKED_KERNEL, 0o644, &unpacked)?;
+        }
+    }
     if let Ok(memtest) = cache.memtest() {
         put_file(&mut archive, &memtest, MEMTEST)?;
     }
@@ -83,60 +92,4 @@ pub fn initial_ramdisk(cache: &Cache, kernel: &Kernel, files: &[(PathBuf, String
     }
     archive.file("/init", 0o755, INIT.as_bytes())?;
     Ok(archive.finish())
-}
-
-/// Puts the host's file `here` at `there`, with its own permission bits.
-fn put_file(archive: &mut Archive, here: &Path, there: &str) -> Result<(), Error> {
-    use std::os::unix::fs::PermissionsExt;
-    let content = std::fs::read(here).map_err(Error::file("read", here))?;
-    let mode = std::fs::metadata(here).map_err(Error::file("read", here))?.permissions().mode();
-    archive.file(there, mode & 0o777, &content)?;
-    Ok(())
-}
-
-/// The loader and the libraries that the dynamic linker would map for `file`; none if it is no dynamic executable.
-fn libraries_of(file: &Path) -> Result<Vec<PathBuf>, Error> {
-    let output = Command::new("ldd").arg(file).env("LC_ALL", "C").output();
-    let output =
-        output.map_err(|error| Error::Program { program: "ldd".to_owned(), why: format!("cannot be run: {error}") })?;
-    // `ldd` fails for what is no dynamic executable: then nothing is needed.
-    if !output.status.success() {
-        return Ok(Vec::new());
-    }
-    parse_ldd(&String::from_utf8_lossy(&output.stdout))
-        .map_err(|library| Error::Program { program: "ldd".to_owned(), why: format!("{}: {library}", file.display()) })
-}
-
-/// The paths in what `ldd` prints; the line of a library that was not found is the error.
-fn parse_ldd(text: &str) -> Result<Vec<PathBuf>, String> {
-    let mut libraries = Vec::new();
-    for line in text.lines().map(str::trim) {
-        if line.ends_with("=> not found") {
-            return Err(line.to_owned());
-        }
-        let path = line.split_once("=> ").map_or(line, |(_, path)| path);
-        let path = path.split(" (").next().unwrap_or_default();
-        if path.starts_with('/') {
-            libraries.push(PathBuf::from(path));
-        }
-    }
-    Ok(libraries)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_library_and_the_loader_are_found_in_the_output_of_ldd() {
-        let text = "\tlinux-vdso.so.1 (0x00007ffd1)\n\tlibgcc_s.so.1 => /lib/x86_64-linux-gnu/libgcc_s.so.1 (0x00007f)\n\t/lib64/ld-linux-x86-64.so.2 (0x00007f0)\n";
-        let found = parse_ldd(text).unwrap();
-        assert_eq!(found, [Path::new("/lib/x86_64-linux-gnu/libgcc_s.so.1"), Path::new("/lib64/ld-linux-x86-64.so.2")]);
-        assert!(parse_ldd("\tstatically linked\n").unwrap().is_empty());
-    }
-
-    #[test]
-    fn a_library_that_is_not_there_is_an_error_that_names_it() {
-        assert_eq!(parse_ldd("\tlibnone.so.9 => not found\n").unwrap_err(), "libnone.so.9 => not found");
-    }
 }

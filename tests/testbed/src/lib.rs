@@ -13,9 +13,11 @@ mod error;
 pub mod guest;
 pub mod host;
 pub mod modules;
+mod program;
 pub mod qemu;
 pub mod skips;
 mod testbed;
+mod unpacked;
 
 pub use agent::Output;
 pub use error::Error;

@@ -47,9 +47,15 @@ struct RunArguments {
     /// Put the four binaries into its /usr/bin.
     #[arg(long)]
     bulkhead: bool,
-    /// Logical CPUs.
-    #[arg(long, default_value_t = 4)]
-    cpus: u32,
+    /// Sockets, each a NUMA node if there are several.
+    #[arg(long, default_value_t = Options::default().sockets, value_parser = clap::value_parser!(u32).range(1..=8))]
+    sockets: u32,
+    /// Cores of each socket.
+    #[arg(long, default_value_t = Options::default().cores, value_parser = clap::value_parser!(u32).range(1..=64))]
+    cores: u32,
+    /// Threads of each core.
+    #[arg(long, default_value_t = Options::default().threads, value_parser = clap::value_parser!(u32).range(1..=2))]
+    threads: u32,
     /// Memory in MiB.
     #[arg(long, default_value_t = 2048)]
     memory: u64,
@@ -100,7 +106,9 @@ fn run(arguments: RunArguments) -> anyhow::Result<ExitCode> {
         files.push((here.into(), there.to_owned()));
     }
     let mut testbed = Testbed::boot(&Options {
-        cpus: arguments.cpus,
+        sockets: arguments.sockets,
+        cores: arguments.cores,
+        threads: arguments.threads,
         memory_mib: arguments.memory,
         files,
         kernel_arguments: arguments.append,

@@ -17,6 +17,9 @@ const PROGRAM: &str = "qemu-system-x86_64";
 const FIRST_MULTI_THREADED: u32 = 8;
 /// The console's log file is cut at this many bytes.
 const LOG_LIMIT: usize = 16 << 20;
+/// Distance of two nodes; a node's to itself is 10 (ACPI 6.5, section 5.2.17). Not what is assumed where nothing is
+/// said, so that a test can tell.
+const REMOTE_DISTANCE: u32 = 21;
 /// So many of the last bytes are kept for error messages.
 const TAIL_BYTES: usize = 4096;
 
@@ -42,7 +45,12 @@ fn parse_version(text: &str) -> Option<(u32, u32)> {
 /// What the machine consists of.
 #[derive(Debug)]
 pub(crate) struct Machine<'a> {
-    pub cpus: u32,
+    pub sockets: u32,
+    /// Cores of a socket.
+    pub cores: u32,
+    /// Threads of a core.
+    pub threads: u32,
+    /// In equal parts on a node for each socket.
     pub memory_mib: u64,
     pub kernel: &'a Path,
     pub initrd: &'a Path,
@@ -59,7 +67,7 @@ impl Machine<'_> {
             "-nodefaults -no-user-config -display none -no-reboot",
             // Five-level page tables cost every emulated page walk a step.
             "-machine q35 -cpu max,la57=off",
-            // One socket of whole cores; standard input and output are the console.
+            // Standard input and output are the console.
             "-serial stdio -device virtio-serial-pci",
             "-device virtserialport,chardev=agent,nr=1,name=agent",
         ];
@@ -69,7 +77,7 @@ impl Machine<'_> {
             "-accel".to_owned(),
             format!("tcg{threads}"),
             "-smp".to_owned(),
-            format!("{0},sockets=1,cores={0},threads=1", self.cpus),
+            format!("{},sockets={},cores={},threads={}", self.cpus(), self.sockets, self.cores, self.threads),
             "-m".to_owned(),
             format!("{}M", self.memory_mib),
             "-chardev".to_owned(),
@@ -81,7 +89,36 @@ impl Machine<'_> {
             "-append".to_owned(),
             self.command_line.to_owned(),
         ]);
+        if self.sockets > 1 {
+            self.nodes(&mut arguments);
+        }
         arguments
+    }
+
+    fn cpus(&self) -> u32 {
+        self.sockets * self.cores * self.threads
+    }
+
+    /// A node for each socket, as on a server: its processors and its share of the memory.
+    fn nodes(&self, arguments: &mut Vec<String>) {
+        let of_a_socket = self.cores * self.threads;
+        let share = self.memory_mib / u64::from(self.sockets);
+        for node in 0..self.sockets {
+            // The shares are together what `-m` says.
+            let rest = if node == 0 { self.memory_mib % u64::from(self.sockets) } else { 0 };
+            let (first, last) = (node * of_a_socket, (node + 1) * of_a_socket - 1);
+            arguments.extend([
+                "-object".to_owned(),
+                format!("memory-backend-ram,id=node{node},size={}M", share + rest),
+                "-numa".to_owned(),
+                format!("node,nodeid={node},cpus={first}-{last},memdev=node{node}"),
+            ]);
+        }
+        for (from, to) in (0..self.sockets).flat_map(|from| (0..self.sockets).map(move |to| (from, to))) {
+            if from != to {
+                arguments.extend(["-numa".to_owned(), format!("dist,src={from},dst={to},val={REMOTE_DISTANCE}")]);
+            }
+        }
     }
 }
 
@@ -218,13 +255,38 @@ mod tests {
         assert_eq!(parse_version("something else"), None);
     }
 
+    fn machine(sockets: u32, memory_mib: u64) -> Machine<'static> {
+        let path = Path::new("/none");
+        let version = (10, 0);
+        Machine {
+            sockets,
+            cores: 2,
+            threads: 1,
+            memory_mib,
+            kernel: path,
+            initrd: path,
+            command_line: "",
+            agent: path,
+            version,
+        }
+    }
+
+    #[test]
+    fn each_socket_is_a_node_and_the_nodes_are_the_whole_machine() {
+        let told = machine(3, 100).arguments().join(" ");
+        assert!(told.contains("-smp 6,sockets=3,cores=2,threads=1 -m 100M"), "{told}");
+        for (node, (mib, cpus)) in [(34, "0-1"), (33, "2-3"), (33, "4-5")].into_iter().enumerate() {
+            assert!(told.contains(&format!("id=node{node},size={mib}M")), "{told}");
+            assert!(told.contains(&format!("nodeid={node},cpus={cpus},memdev=node{node}")), "{told}");
+        }
+        assert_eq!(told.matches("-numa dist").count(), 6);
+        assert!(!machine(1, 100).arguments().join(" ").contains("-numa"));
+    }
+
     #[test]
     fn an_old_qemu_is_run_single_threaded() {
-        let path = Path::new("/none");
         let accelerator = |version| {
-            let machine =
-                Machine { cpus: 4, memory_mib: 64, kernel: path, initrd: path, command_line: "", agent: path, version };
-            let arguments = machine.arguments();
+            let arguments = Machine { version, ..machine(1, 64) }.arguments();
             let place = arguments.iter().position(|argument| argument == "-accel").unwrap();
             arguments[place + 1].clone()
         };

@@ -19,9 +19,13 @@ pub const BINARIES: [&str; 4] = ["partition", "partition-manager", "service-proc
 /// What a testbed is to be.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Logical CPUs, each a core of its own in one socket.
-    pub cpus: u32,
-    /// Memory in MiB.
+    /// Sockets; if there are several, each is a NUMA node.
+    pub sockets: u32,
+    /// Cores of each socket.
+    pub cores: u32,
+    /// Threads of each core.
+    pub threads: u32,
+    /// Memory in MiB, in equal parts on the nodes.
     pub memory_mib: u64,
     /// Files of this host to put into it, with the libraries that they link: (path here, path there).
     pub files: Vec<(PathBuf, String)>,
@@ -38,7 +42,9 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Self {
-            cpus: 4,
+            sockets: 2,
+            cores: 2,
+            threads: 1,
             memory_mib: 2048,
             files: Vec::new(),
             kernel_arguments: String::new(),
@@ -88,7 +94,9 @@ impl Testbed {
         let command_line =
             format!("console=ttyS0 quiet panic=-1 mitigations=off no5lvl nokaslr {}", options.kernel_arguments);
         let machine = Machine {
-            cpus: options.cpus,
+            sockets: options.sockets,
+            cores: options.cores,
+            threads: options.threads,
             memory_mib: options.memory_mib,
             kernel: &kernel.image,
             initrd: &initrd,

@@ -3,6 +3,7 @@
 //! To add a test, write a function `fn(&mut Testbed) -> anyhow::Result<()>` in the module of its subject and
 //! name it in that module's `TESTS`. [`harness::skip`] says that it cannot run on this machine.
 
+mod console;
 mod harness;
 mod host;
 mod kernels;

@@ -117,6 +117,31 @@ fn caches_are_told_as_planned() {
 }
 
 #[test]
+fn caches_are_told_on_amd_without_topology_extensions() {
+    let offered: Vec<_> = offered(b"Auth")
+        .into_iter()
+        .filter(|e| !matches!(e.function, 0x8000_001d | 0x8000_001e))
+        .chain([entry(0x8000_0000, [0x8000_0008, 0, 0, 0])])
+        .map(|e| if e.function == 0x8000_0001 { kvm_cpuid_entry2 { ecx: 0, ..e } } else { e })
+        .collect();
+    let mut facts = facts(regular(2, 2, 2));
+    let extensions = |table: &[kvm_cpuid_entry2]| leaf(table, 0x8000_0001, 0).ecx >> 22 & 1;
+    // Nothing is known: what the guest finds elsewhere must do.
+    let without = table(&offered, &facts, 3);
+    assert_eq!((extensions(&without), leaf(&without, 0x8000_0000, 0).eax), (0, 0x8000_0008));
+    assert!(!without.iter().any(|e| matches!(e.function, 0x8000_001d | 0x8000_001e)));
+    facts.caches =
+        vec![CacheSpec { level: 2, kind: CacheKind::Unified, size: 1 << 20, line: 64, ways: 16, shared_by: 2 }];
+    let table = table(&offered, &facts, 3);
+    assert_eq!((extensions(&table), leaf(&table, 0x8000_0000, 0).eax), (1, 0x8000_001e));
+    let cache = leaf(&table, 0x8000_001d, 0);
+    assert_eq!((cache.eax & 0x1f, cache.eax >> 5 & 7, (cache.eax >> 14 & 0xfff) + 1, cache.ecx), (3, 2, 2, 1023));
+    assert_eq!(leaf(&table, 0x8000_001d, 1).eax, 0);
+    let seat = leaf(&table, 0x8000_001e, 0);
+    assert_eq!((seat.eax, seat.ebx, seat.ecx), (facts.id(3), 1 | 1 << 8, 0));
+}
+
+#[test]
 fn what_has_nothing_behind_it_is_hidden() {
     let intel = table(&offered(b"Genu"), &facts(regular(1, 1, 1)), 0);
     let first = leaf(&intel, 1, 0);

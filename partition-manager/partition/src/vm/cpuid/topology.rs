@@ -1,6 +1,6 @@
 //! The leaves that say where a processor is and with whom it shares its caches.
 
-use super::{Facts, Vendor, with};
+use super::{Facts, Vendor, entry, with};
 use frame::inventory::CacheKind;
 use frame::launch::{CacheSpec, Place};
 use kvm_bindings::{KVM_CPUID_FLAG_SIGNIFCANT_INDEX, kvm_cpuid_entry2};
@@ -9,6 +9,8 @@ use std::collections::BTreeMap;
 const MULTITHREADED: u32 = 1 << 28;
 const LEGACY_MULTICORE: u32 = 1 << 1;
 const TOPOLOGY_EXTENSIONS: u32 = 1 << 22;
+/// AMD's leaf of extended identifiers, the second one of its topology extensions.
+const EXTENDED_IDENTIFIERS: u32 = 0x8000_001e;
 /// Cache leaves: the cache needs no initialization by software.
 const SELF_INITIALIZING: u32 = 1 << 8;
 
@@ -22,15 +24,23 @@ pub(super) fn put(
     highest: u32,
 ) {
     let has = |function: u32| offered.iter().any(|entry| entry.function == function);
+    // A guest on AMD finds caches by the topology extensions. They are leaves and nothing else, so they are told
+    // also where the host's processor has none, if there is something to tell.
+    let extended = vendor == Vendor::Amd && (has(EXTENDED_IDENTIFIERS) || !facts.caches.is_empty());
+    if extended && !has(EXTENDED_IDENTIFIERS) {
+        table.push(entry(EXTENDED_IDENTIFIERS, [0; 4]));
+    }
     let seat = Seat::new(facts, index);
     for entry in table.iter_mut() {
         seat.adjust(entry, vendor);
-        if entry.function == 0x8000_0001 && vendor == Vendor::Amd {
-            entry.ecx = with(entry.ecx, TOPOLOGY_EXTENSIONS, has(0x8000_001e));
+        match entry.function {
+            0x8000_0000 if extended => entry.eax = entry.eax.max(EXTENDED_IDENTIFIERS),
+            0x8000_0001 if vendor == Vendor::Amd => entry.ecx = with(entry.ecx, TOPOLOGY_EXTENSIONS, extended),
+            _ => {}
         }
     }
-    // AMD's goes with its topology extensions; Intel's says nothing on AMD.
-    for (function, there) in [(4, has(4)), (0x8000_001d, vendor == Vendor::Amd && has(0x8000_001e))] {
+    // Intel's leaf says nothing on AMD.
+    for (function, there) in [(4, has(4)), (0x8000_001d, extended)] {
         if there {
             table.extend(caches(function, offered, facts));
         }
@@ -87,7 +97,7 @@ impl Seat {
             0x8000_0008 if vendor == Vendor::Amd => {
                 entry.ecx = entry.ecx & !0xf0ff | (self.processors - 1).min(255) | self.package_shift << 12;
             }
-            0x8000_001e if vendor == Vendor::Amd => {
+            EXTENDED_IDENTIFIERS if vendor == Vendor::Amd => {
                 entry.eax = self.id;
                 entry.ebx = self.place.core & 0xff | (self.threads - 1).min(255) << 8;
                 // One node for each package, with its number.
