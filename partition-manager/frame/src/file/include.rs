@@ -87,6 +87,9 @@ pub(super) struct Shelf<'l> {
     seen: BTreeMap<PathBuf, Option<Range<usize>>>,
     /// The files that include each other down to the one that is read now.
     open: Vec<PathBuf>,
+    /// How many files were asked for, be it one of them many times.
+    asked: usize,
+    /// Bytes that may still be read.
     left: usize,
 }
 
@@ -101,6 +104,7 @@ impl<'l> Shelf<'l> {
             label: label.to_owned(),
             seen: BTreeMap::from([(identity.to_owned(), None)]),
             open: vec![identity.to_owned()],
+            asked: 0,
             left: LARGEST_SUM.saturating_sub(text.len()),
         };
         (shelf, opened)
@@ -149,7 +153,12 @@ impl<'l> Shelf<'l> {
             let message = format!("{told} is included too deep: includes nest at most {DEEPEST_INCLUDE} deep");
             return say(rule::INCLUDE_DEPTH, message, None);
         }
-        if self.seen.len() > MOST_INCLUDED {
+        // Files that are missing or included twice count as well: each is looked for.
+        self.asked = self.asked.saturating_add(1);
+        if self.asked > MOST_INCLUDED {
+            if self.asked > MOST_INCLUDED + 1 {
+                return None;
+            }
             return say(rule::INCLUDE_TOO_MANY, format!("more than {MOST_INCLUDED} files are included"), None);
         }
         let most = LARGEST_FILE.min(self.left);
@@ -164,6 +173,7 @@ impl<'l> Shelf<'l> {
                 return say(rule, format!("the included file {told} {why}"), None);
             }
         };
+        self.left -= bytes.len().min(self.left);
         if let Some(before) = self.seen.get(&identity).cloned() {
             return match self.open.contains(&identity) {
                 true => {
@@ -190,7 +200,6 @@ impl<'l> Shelf<'l> {
                 return say(rule::INCLUDE_NOT_UTF8, message, None);
             }
         };
-        self.left -= text.len().min(self.left);
         self.seen.insert(identity.clone(), Some(path.span.clone()));
         let label = Sources::label_beside(&self.label, &file);
         let base = self.sources.add(label, file.clone(), Arc::clone(&text));

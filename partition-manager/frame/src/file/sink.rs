@@ -2,7 +2,7 @@
 
 use super::MOST_DIAGNOSTICS;
 use super::sources::Sources;
-use crate::diagnostic::Diagnostic;
+use crate::diagnostic::{Diagnostic, Severity};
 use crate::rule;
 use std::collections::{BTreeSet, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -14,9 +14,13 @@ const MOST_REMEMBERED: usize = 100_000;
 #[derive(Debug, Default)]
 pub(super) struct Sink {
     syntax: Vec<Diagnostic>,
+    /// Errors: warnings take no room from them.
     found: Vec<Diagnostic>,
+    warnings: Vec<Diagnostic>,
     seen: HashSet<u64>,
+    /// Errors that are not kept.
     dropped: usize,
+    warnings_dropped: usize,
     /// Whether a table is read that need not be whole, such as `[defaults]`: nothing is missing there, and
     /// what must suit may yet be completed.
     partial: bool,
@@ -44,7 +48,7 @@ impl Sink {
         self.partial = false;
     }
 
-    /// Whether nothing more is kept: what is costly to say need not be said.
+    /// Whether no further error is kept: what is costly to say need not be said.
     pub(super) fn is_full(&self) -> bool {
         self.found.len() >= MOST_DIAGNOSTICS
     }
@@ -68,10 +72,14 @@ impl Sink {
         if self.seen.len() < MOST_REMEMBERED && !self.seen.insert(hasher.finish()) {
             return;
         }
-        if self.is_full() {
-            self.dropped += 1;
+        let (kept, dropped) = match diagnostic.severity {
+            Severity::Error => (&mut self.found, &mut self.dropped),
+            Severity::Warning => (&mut self.warnings, &mut self.warnings_dropped),
+        };
+        if kept.len() < MOST_DIAGNOSTICS {
+            kept.push(diagnostic);
         } else {
-            self.found.push(diagnostic);
+            *dropped += 1;
         }
     }
 
@@ -88,12 +96,22 @@ impl Sink {
     pub(super) fn finish(self, sources: &Sources) -> Vec<Diagnostic> {
         let line = |at: usize| sources.line_start(at);
         let broken: BTreeSet<usize> = self.syntax.iter().filter_map(Diagnostic::start).map(line).collect();
+        let stands = |d: &Diagnostic| !d.start().is_some_and(|at| broken.contains(&line(at)));
+        let place = |diagnostic: &Diagnostic| (diagnostic.start(), diagnostic.severity);
         let mut all = self.syntax;
-        all.extend(self.found.into_iter().filter(|d| !d.start().is_some_and(|at| broken.contains(&line(at)))));
-        all.sort_by_key(|diagnostic| (diagnostic.start(), diagnostic.severity));
+        all.extend(self.found.into_iter().filter(stands));
+        all.sort_by_key(place);
         let more = self.dropped + all.len().saturating_sub(MOST_DIAGNOSTICS);
+        all.truncate(MOST_DIAGNOSTICS);
+        all.extend(self.warnings.into_iter().filter(stands));
+        all.sort_by_key(place);
+        if self.warnings_dropped > 0 {
+            let (most, more) = (MOST_DIAGNOSTICS, self.warnings_dropped);
+            let message = format!("there are more than {most} warnings; {more} or more are not shown");
+            // A frame that is good is taken, however much there is to say about it.
+            all.push(Diagnostic { severity: Severity::Warning, ..Diagnostic::of(rule::TOO_MANY, message) });
+        }
         if more > 0 {
-            all.truncate(MOST_DIAGNOSTICS);
             let message = format!("there are more than {MOST_DIAGNOSTICS} mistakes; {more} or more are not shown");
             all.push(Diagnostic::of(rule::TOO_MANY, message));
         }

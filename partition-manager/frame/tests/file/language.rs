@@ -2,7 +2,10 @@
 
 use crate::support::{Files, broken, place};
 use frame::declare::{Boot, Frame, Partition, ProcessorMode, Sharing};
-use frame::file::{json, read, render};
+use frame::diagnostic::Severity;
+use frame::file::{
+    Included, LARGEST_FILE, LARGEST_SUM, Library, MOST_INCLUDED, Unavailable, json, read, read_bytes, render,
+};
 use frame::units::{MIB, Units};
 use std::path::Path;
 
@@ -240,4 +243,53 @@ fn what_grows_with_defaults_and_partitions_does_not_multiply() {
         "{HEAD}[defaults]\nprocessors = {{ mode = \"dedicated\", desired = 1 }}\nmemory = {{ desired = \"2MiB\" }}\nboot = {{ kernel = \"k\", modules = [{modules}] }}\n{many}"
     );
     assert_eq!(broken(&read(&text)), ["text-too-large"]);
+}
+
+#[test]
+fn many_warnings_refuse_nothing_and_hide_no_error() {
+    let partition = |n: usize| {
+        format!(
+            "[[partition]]\nname = \"a{n}\"\nprocessors = {{ mode = \"shared\", desired = 1, units = {{ minimum = 0.05, desired = 0.05, maximum = 0.05 }}, sharing = \"uncapped\", weight = 0 }}\nmemory = {{ desired = \"2MiB\" }}\nboot = \"diagnostics\"\n"
+        )
+    };
+    let many: String = (0..120).map(partition).collect();
+    let head = HEAD.replace("cpus = 4", "cpus = 40");
+    let reading = read(&format!("{head}{many}"));
+    assert!(reading.frame.is_some(), "{}", render(&reading.diagnostics, &reading.sources));
+    let last = reading.diagnostics.last().unwrap();
+    assert_eq!((last.rule, last.severity, reading.diagnostics.len()), ("too-many", Severity::Warning, 101));
+    assert!(last.message.contains("20 or more"), "{}", last.message);
+    // A mistake behind them all is told.
+    let reading = read(&format!("{head}{many}[[partition]]\nnme = \"z\"\n"));
+    assert!(reading.frame.is_none() && broken(&reading).contains(&"unknown-key"));
+    assert!(!reading.diagnostics.iter().any(|one| one.rule == "too-many" && one.severity == Severity::Error));
+}
+
+/// A library with one file under every name, which counts how often and how much is read of it.
+#[derive(Default)]
+struct Same {
+    reads: usize,
+    bytes: usize,
+}
+
+impl Library for Same {
+    fn read(&mut self, _: &Path, most: usize) -> Result<Included, Unavailable> {
+        let bytes = vec![b'\n'; LARGEST_FILE.min(most + 1)];
+        (self.reads, self.bytes) = (self.reads + 1, self.bytes + bytes.len());
+        Ok(Included { identity: "/same".into(), bytes })
+    }
+}
+
+#[test]
+fn a_file_that_is_included_without_end_is_not_read_without_end() {
+    let text = format!("include = [{}]\n{HEAD}", "\"big.toml\",".repeat(100_000));
+    let mut library = Same::default();
+    let reading = read_bytes("frame.toml", Path::new("frame.toml"), text.as_bytes(), &mut library);
+    assert!(reading.frame.is_none() && broken(&reading).contains(&"include-twice"));
+    assert!(library.reads <= MOST_INCLUDED, "{} reads", library.reads);
+    assert!(library.bytes <= LARGEST_SUM + MOST_INCLUDED, "{} bytes", library.bytes);
+    // Files that are not there are not looked for without end either, and that is said once.
+    let names: String = (0..100_000).map(|n| format!("\"m{n}.toml\",")).collect();
+    let reading = Files::of(&[("frame.toml", &format!("include = [{names}]\n{HEAD}"))]).read();
+    assert_eq!(reading.diagnostics.last().map(|one| one.message.contains("901 or more")), Some(true));
 }
