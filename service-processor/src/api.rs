@@ -133,7 +133,7 @@ pub struct EventsQuery {
     after: Option<u64>,
     /// Only the newest so many; not together with `after`.
     last: Option<usize>,
-    /// At most so many; 1000 when absent, and at most.
+    /// At most so many; 1000 when absent, and at most. Fewer when they are large: ask again after the last one.
     limit: Option<usize>,
     /// When there is none, waits so many milliseconds for the next, at most 60 s.
     wait_ms: Option<u64>,

@@ -8,6 +8,11 @@ use std::path::{Path, PathBuf};
 
 /// Most events in one answer.
 pub const LARGEST_ANSWER: usize = 1000;
+/// Most bytes of records in one answer, unless one record alone has more: what clients take is bounded, and what
+/// a guest leaves in the log (registers, for each of its processors) can be large.
+pub const LARGEST_READ: u64 = 16 << 20;
+/// Most frame files that are remembered, the one in force last.
+const MOST_APPLIED: u64 = 16;
 /// Most events that are kept; the oldest go first.
 pub const MOST_EVENTS: u64 = 100_000;
 
@@ -104,7 +109,8 @@ impl Store {
         transaction.commit()
     }
 
-    /// Events after number `after`, oldest first, at most `limit` and [`LARGEST_ANSWER`].
+    /// Events after number `after`, oldest first, at most `limit` and [`LARGEST_ANSWER`], and no more than have
+    /// [`LARGEST_READ`] bytes; at least one, if there is one.
     ///
     /// # Errors
     /// When they cannot be read.
@@ -116,8 +122,13 @@ impl Store {
         let rows =
             statement.query_map([signed(after), limit], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, String>(1)?)))?;
         let mut events = Vec::new();
+        let mut bytes = 0u64;
         for row in rows {
             let (id, record) = row?;
+            bytes = bytes.saturating_add(record.len() as u64);
+            if bytes > LARGEST_READ && !events.is_empty() {
+                break;
+            }
             let event = serde_json::from_str(&record).map_err(|error| {
                 rusqlite::Error::FromSqlConversionFailure(1, rusqlite::types::Type::Text, Box::new(error))
             })?;
@@ -126,15 +137,24 @@ impl Store {
         Ok(events)
     }
 
-    /// The newest events, oldest first, at most `limit` and [`LARGEST_ANSWER`].
+    /// The newest events, oldest first, bounded as [`Store::after`].
     ///
     /// # Errors
     /// When they cannot be read.
     pub fn newest(&self, limit: usize) -> rusqlite::Result<Vec<LoggedEvent>> {
-        let before = i64::try_from(limit.min(LARGEST_ANSWER)).unwrap_or(i64::MAX);
-        let sql = "SELECT coalesce(min(id), 1) - 1 FROM (SELECT id FROM events ORDER BY id DESC LIMIT ?1)";
-        let first: i64 = self.connection.query_row(sql, [before], |row| row.get(0))?;
-        if limit == 0 { Ok(Vec::new()) } else { self.after(unsigned(first), limit) }
+        let most = i64::try_from(limit.min(LARGEST_ANSWER)).unwrap_or(i64::MAX);
+        let sql = "SELECT id, length(CAST(record AS BLOB)) FROM events ORDER BY id DESC LIMIT ?1";
+        let mut statement = self.connection.prepare_cached(sql)?;
+        let (mut first, mut bytes) = (None, 0u64);
+        for row in statement.query_map([most], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?)))? {
+            let (id, length) = row?;
+            bytes = bytes.saturating_add(unsigned(length));
+            if bytes > LARGEST_READ && first.is_some() {
+                break;
+            }
+            first = Some(id);
+        }
+        first.map_or(Ok(Vec::new()), |first| self.after(unsigned(first).saturating_sub(1), limit))
     }
 
     /// How many events there are, and the number of the last one (zero when there is none).
@@ -161,6 +181,8 @@ impl Store {
             "INSERT INTO applied (time, path, text, included) VALUES (?1, ?2, ?3, ?4)",
             params![signed(time), applied.path.as_os_str().as_bytes(), applied.text, included],
         )?;
+        let last = self.connection.last_insert_rowid();
+        self.connection.execute("DELETE FROM applied WHERE id <= ?1", [last.saturating_sub(signed(MOST_APPLIED))])?;
         Ok(())
     }
 
@@ -278,6 +300,41 @@ mod tests {
         let mut store = Store::open(&directory.path().join("events.db")).unwrap();
         assert_eq!(store.applied().unwrap(), Some(second));
         assert_eq!(store.incarnate(2).unwrap(), 2);
+    }
+
+    #[test]
+    fn old_frame_files_do_not_pile_up() {
+        let (_directory, mut store) = store();
+        let applied = |n: u64| AppliedText { path: "/f".into(), text: n.to_string(), included: BTreeMap::new() };
+        for n in 0..3 * MOST_APPLIED {
+            store.apply(&applied(n), n).unwrap();
+        }
+        let kept: i64 = store.connection.query_row("SELECT count(*) FROM applied", [], |row| row.get(0)).unwrap();
+        assert_eq!((unsigned(kept), store.applied().unwrap()), (MOST_APPLIED, Some(applied(3 * MOST_APPLIED - 1))));
+    }
+
+    #[test]
+    fn an_answer_is_bounded_in_bytes_and_the_log_is_read_to_its_end() {
+        let (_directory, mut store) = store();
+        let large = |sequence| event(1, sequence).with_data(serde_json::json!({ "x": "y".repeat(1 << 20) }));
+        for sequence in 1..=40 {
+            store.insert(&[large(sequence)]).unwrap();
+        }
+        let newest = store.newest(LARGEST_ANSWER).unwrap();
+        assert_eq!((newest.len(), newest.last().map(|last| last.event.sequence)), (15, Some(40)));
+        let mut read = Vec::new();
+        loop {
+            let page = store.after(read.last().copied().unwrap_or(0), LARGEST_ANSWER).unwrap();
+            if page.is_empty() {
+                break;
+            }
+            assert!(page.len() < 20);
+            read.extend(page.iter().map(|logged| logged.id));
+        }
+        assert_eq!(read.len(), 40);
+        // One that is too large by itself holds nothing up.
+        store.insert(&[event(1, 41).with_data(serde_json::json!({ "x": "y".repeat(17 << 20) }))]).unwrap();
+        assert_eq!((store.newest(5).unwrap().len(), store.after(40, 5).unwrap().len()), (1, 1));
     }
 
     #[test]

@@ -50,17 +50,22 @@ pub fn events(common: &Common, follow: bool, newest: Option<usize>) -> Outcome {
 
 fn collect(processor: &Daemon, newest: Option<usize>) -> Outcome<Vec<LoggedEvent>> {
     if let Some(newest) = newest.filter(|newest| *newest <= PAGE) {
-        return Ok(processor.get(&format!("{EVENTS}?last={newest}"))?);
+        let found: Vec<LoggedEvent> = processor.get(&format!("{EVENTS}?last={newest}"))?;
+        // Numbers are given without a gap: one before the first that is wanted says whether there are more.
+        let older = found.first().is_some_and(|first| first.id > 1);
+        if found.len() == newest || !older {
+            return Ok(found);
+        }
     }
     let mut all: Vec<LoggedEvent> = Vec::new();
     loop {
         let after = all.last().map_or(0, |event| event.id);
         let page: Vec<LoggedEvent> = processor.get(&format!("{EVENTS}?after={after}&limit={PAGE}"))?;
-        let full = page.len() == PAGE;
-        all.extend(page);
-        if !full {
+        // Fewer than were asked for need not be all: large ones come in smaller pages.
+        if page.is_empty() {
             break;
         }
+        all.extend(page);
     }
     if let Some(newest) = newest {
         all.drain(..all.len().saturating_sub(newest));
