@@ -33,10 +33,15 @@ impl Failure {
             Self::TimedOut(reason) => (Some(reason.clone()), 3),
         };
         if let Some(text) = text {
-            say!("error: {text}");
+            say!("error: {}", shown(&text));
         }
         ExitCode::from(status)
     }
+}
+
+/// A text as a terminal may show it: whatever a file name, a log or a guest put into it.
+fn shown(text: &str) -> String {
+    text.split('\n').map(crate::show::plain).collect::<Vec<_>>().join("\n")
 }
 
 /// The chain of causes in one line; a cause that its effect already tells is left out.
@@ -87,6 +92,7 @@ mod tests {
     fn the_chain_is_told_once() {
         let error = std::fs::read("/nowhere/at/all").context("cannot read the file").unwrap_err();
         assert_eq!(chain(&error), "cannot read the file: No such file or directory (os error 2)");
+        assert_eq!(shown("cannot read \x1b[2Ja\u{202e}b:\n  its log"), "cannot read ?[2Ja?b:\n  its log");
         let error = anyhow::anyhow!("inner").context("outer because of inner");
         assert_eq!(chain(&error), "outer because of inner");
     }

@@ -35,7 +35,9 @@ pub fn json(value: &impl Serialize) -> Outcome {
 pub fn print(text: &str) -> Outcome {
     let mut output = std::io::stdout().lock();
     match output.write_all(text.as_bytes()).and_then(|()| output.flush()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(anyhow::Error::from(error).context("cannot write to standard output").into())
+        }
         _ => Ok(()),
     }
 }
