@@ -45,6 +45,7 @@ enum Verb {
 const LAST_REQUESTS: Duration = Duration::from_millis(10);
 
 fn main() -> ExitCode {
+    os::private::mask();
     let Verb::Run { run, state, file, manager_binary } = Arguments::parse().verb;
     // A log that cannot be written, on a full disk, is no reason to panic, which saying so there would be.
     tracing_subscriber::fmt()
@@ -69,7 +70,7 @@ fn serve(root: Root, file: Option<&Path>, manager: Option<PathBuf>) -> Result<Ex
         None => std::env::current_exe().context("cannot find this executable")?.with_file_name("partition-manager"),
     };
     for directory in [&root.run, &root.state] {
-        std::fs::create_dir_all(directory).map_err(Error::file("make the directory", directory))?;
+        os::private::make(directory)?;
     }
     let database = root.event_database();
     let mut store = match Store::open(&database) {

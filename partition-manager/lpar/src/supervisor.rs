@@ -148,7 +148,7 @@ impl Supervisor {
     /// When the run directory cannot be used, or another frame has the CPUs.
     pub fn new(job: Job) -> Outcome<Option<Self>> {
         let run = &job.root.run;
-        std::fs::create_dir_all(run).with_context(|| format!("cannot make the directory {}", run.display()))?;
+        os::private::make(run)?;
         let path = job.root.lock();
         let lock = Lock::take(&path).with_context(|| format!("cannot lock {}", path.display()))?;
         let Some(lock) = lock else { return Ok(None) };

@@ -133,8 +133,8 @@ fn attached(root: &Root, frame: &Frame, declaration: &Declaration, claimant: Cla
 
 /// Makes the run directory, so that the log can be in it.
 fn make(root: &Root) -> Outcome {
-    Ok(std::fs::create_dir_all(&root.run)
-        .with_context(|| format!("cannot make the directory {}", root.run.display()))?)
+    os::private::mask();
+    Ok(os::private::make(&root.run)?)
 }
 
 fn detached(common: &Common, root: &Root, frame: &Frame, declaration: &Declaration) -> Outcome {

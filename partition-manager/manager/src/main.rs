@@ -44,6 +44,7 @@ enum Verb {
 }
 
 fn main() -> ExitCode {
+    os::private::mask();
     let outcome = match Arguments::parse().verb {
         Verb::Run { run, state, partition_binary } => manage(run, state, partition_binary),
         Verb::Probe { json } => probe(json).map(|()| ExitCode::SUCCESS),

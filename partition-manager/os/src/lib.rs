@@ -12,5 +12,6 @@ pub mod keep;
 pub mod notify;
 pub mod packet;
 pub mod peer;
+pub mod private;
 pub mod process;
 pub mod regular;

@@ -141,7 +141,7 @@ struct Small(PathBuf);
 impl Small {
     fn mount(at: &Path) -> Result<Self> {
         std::fs::create_dir_all(at)?;
-        let status = Command::new("mount").args(["-t", "tmpfs", "-o", "size=4m", "small"]).arg(at).status()?;
+        let status = Command::new("mount").args(["-t", "tmpfs", "-o", "size=4m,mode=755", "small"]).arg(at).status()?;
         ensure!(status.success(), "a small file system cannot be mounted");
         Ok(Self(at.to_owned()))
     }

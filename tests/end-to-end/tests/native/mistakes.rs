@@ -4,7 +4,9 @@ use crate::TWO;
 use anyhow::{Context, Result, ensure};
 use end_to_end::frame::Frame;
 use end_to_end::lpar::Answer;
+use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
+use std::path::Path;
 
 /// `lpar up` of a frame that must be refused, with everything in its reason that `wanted` names.
 fn refused(text: &str, wanted: &[&str]) -> Result<Answer> {
@@ -104,5 +106,48 @@ pub fn kvm_not_permitted() -> Result<()> {
     let stderr = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.code() == Some(1), "{output:?}");
     ensure!(stderr.contains("/dev/kvm") && stderr.contains("ermi"), "{stderr}");
+    frame.nothing_left()
+}
+
+/// Everything below a directory that others than its user and group have a right to.
+fn reachable(directory: &Path) -> Result<Vec<String>> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(directory)? {
+        let path = entry?.path();
+        let metadata = std::fs::symlink_metadata(&path)?;
+        if metadata.is_dir() {
+            found.extend(reachable(&path)?);
+        }
+        if metadata.permissions().mode() & 0o007 != 0 {
+            found.push(format!("{} {:o}", path.display(), metadata.permissions().mode()));
+        }
+    }
+    Ok(found)
+}
+
+pub fn others() -> Result<()> {
+    let frame = Frame::new(TWO)?;
+    let up = frame.lpar.command([Path::new("up"), &frame.file(), Path::new("--detach")])?;
+    let mut command = std::process::Command::new("sh");
+    command.args(["-c", "umask 0 && exec \"$@\"", "sh"]).arg(up.get_program()).args(up.get_args());
+    command.env("BULKHEAD_ROOT", frame.directory().join("r")).stdin(std::process::Stdio::null());
+    let output = command.output()?;
+    ensure!(output.status.success(), "{output:?}");
+    let root = frame.directory().join("r");
+    let found = reachable(&root.join("run"))?;
+    ensure!(found.is_empty(), "others reach {found:?}");
+    let (run, state) = (root.join("run").metadata()?, root.join("state").metadata()?);
+    ensure!((run.permissions().mode() | state.permissions().mode()) & 0o027 == 0, "{run:?} {state:?}");
+    frame.down()
+}
+
+pub fn open_directory() -> Result<()> {
+    let frame = Frame::new(TWO)?;
+    let run = frame.directory().join("r/run");
+    std::fs::create_dir_all(&run)?;
+    std::fs::set_permissions(&run, std::fs::Permissions::from_mode(0o777))?;
+    let answer = frame.lpar.run_all([Path::new("up"), &frame.file(), Path::new("--detach")])?.expect(1)?;
+    ensure!(answer.stderr.contains("everybody may write") && answer.stderr.contains("chmod o-w"), "{}", answer.stderr);
+    ensure!(std::fs::read_dir(&run)?.next().is_none(), "something was made in a directory of everybody's");
     frame.nothing_left()
 }
