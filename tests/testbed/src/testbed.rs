@@ -91,8 +91,11 @@ impl Testbed {
         let log = options.log.clone().unwrap_or_else(|| cache.root().join("console.log"));
         let log_file = File::create(&log).map_err(Error::file("create", &log))?;
 
-        let command_line =
-            format!("console=ttyS0 quiet panic=-1 mitigations=off no5lvl nokaslr {}", options.kernel_arguments);
+        // Balancing would unmap guests' pages all the time to learn which node uses them; here all are equally far.
+        let command_line = format!(
+            "console=ttyS0 quiet panic=-1 mitigations=off no5lvl nokaslr numa_balancing=disable {}",
+            options.kernel_arguments
+        );
         let machine = Machine {
             sockets: options.sockets,
             cores: options.cores,
