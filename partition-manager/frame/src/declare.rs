@@ -1,6 +1,7 @@
 //! What is declared: the frame file as plain data, after every rule has been checked.
 
 use crate::cpuset::CpuSet;
+use crate::launch::InterruptMode;
 use crate::name::Name;
 use crate::units::Units;
 use serde::{Deserialize, Serialize};
@@ -79,6 +80,8 @@ pub struct Partition {
     pub pit: Option<bool>,
     /// Whether a write to port 0xf4 ends it with an exit status.
     pub exit_device: bool,
+    /// Where its interrupt controllers are.
+    pub interrupts: InterruptMode,
 }
 
 /// What an inactive partition holds of the frame.

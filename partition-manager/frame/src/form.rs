@@ -117,6 +117,8 @@ pub struct Settings {
     pub pit: Option<bool>,
     /// Whether a write to port 0xf4 ends it with an exit status; false when left out.
     pub exit_device: Option<bool>,
+    /// Where its interrupt controllers are; "kernel" when left out.
+    pub interrupts: Option<Interrupts>,
 }
 
 /// Virtual processors and what backs them.
@@ -268,6 +270,18 @@ pub enum WhenInactive {
     Hold,
     /// Nothing.
     Release,
+}
+
+/// Where the interrupt controllers of a partition are.
+#[derive(Clone, Copy, Debug, JsonSchema)]
+#[schemars(rename_all = "snake_case")]
+pub enum Interrupts {
+    /// All in the kernel.
+    Kernel,
+    /// Local APICs in the kernel, the I/O APIC in user space.
+    Split,
+    /// All in user space, by trap and emulation.
+    Emulated,
 }
 
 /// How long each rung of a shutdown may take; "0s" leaves it out.

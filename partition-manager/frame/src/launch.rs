@@ -49,6 +49,21 @@ pub struct LaunchSpec {
     pub exit_device: bool,
     /// Its devices on the PCI bus.
     pub devices: Vec<DeviceSpec>,
+    /// Where its interrupt controllers are.
+    pub interrupt_mode: InterruptMode,
+}
+
+/// Where the interrupt controllers of a partition are: its local APICs and its I/O APIC.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum InterruptMode {
+    /// All in the kernel: interrupts are injected without an exit.
+    #[default]
+    Kernel,
+    /// Local APICs in the kernel, the I/O APIC in user space.
+    Split,
+    /// All in user space, by trap and emulation. There is no x2APIC, no TSC deadline, and no paravirtual interrupt.
+    Emulated,
 }
 
 /// One virtual processor.
@@ -246,6 +261,14 @@ impl LaunchSpec {
         all
     }
 
+    /// Identifiers of the local APICs, by virtual processor.
+    #[must_use]
+    pub fn apic_ids(&self) -> Vec<u32> {
+        let places: Vec<Place> = self.processors.iter().map(|processor| processor.place).collect();
+        let Some(layout) = crate::topology::ApicLayout::of(&places) else { return vec![] };
+        places.iter().map(|place| layout.id(*place)).collect()
+    }
+
     /// All memory, bytes; saturates.
     #[must_use]
     pub fn memory_bytes(&self) -> u64 {
@@ -336,6 +359,10 @@ impl LaunchSpec {
         if crate::topology::ApicLayout::of(&all).is_none() {
             return wrong("the places need more bits than an APIC identifier has");
         }
+        const BROADCAST: u32 = 0xff;
+        if self.interrupt_mode == InterruptMode::Emulated && self.apic_ids().iter().any(|id| *id >= BROADCAST) {
+            return wrong("with emulated interrupt controllers, identifiers of local APICs are below 255");
+        }
         Ok(())
     }
 }
@@ -360,6 +387,7 @@ mod tests {
             pit: None,
             exit_device: false,
             devices: vec![],
+            interrupt_mode: InterruptMode::default(),
         }
     }
 

@@ -129,6 +129,8 @@ rules! {
         => "name the initial RAM disk as initrd, or leave it out";
     Warning NMI_IGNORED "nmi-ignored": "the shutdown gives an NMI its time, but the payload is told to ignore it"
         => "leave shutdown.nmi out or make it \"0s\", or remove ignore-nmi from the command line";
+    Error PIT_WITHOUT_8259 "pit-without-8259": "an 8254 interrupts by an 8259, which is there only with interrupts = \"kernel\""
+        => "leave out pit, or interrupts";
     Warning BUTTON_IGNORED "button-ignored": "the shutdown gives the power button its time, but the payload is told to ignore it"
         => "leave shutdown.button out or make it \"0s\", or remove ignore-button from the command line";
     Warning LADDER_EMPTY "ladder-empty": "every rung of the shutdown has no time: the partition is ended without being asked"

@@ -184,6 +184,7 @@ mod tests {
             processors: (0..processors).map(|id| (id, id % nodes)).collect(),
             memory: (0..nodes).map(|node| (u64::from(node) << 30, 1 << 30, node)).collect(),
             nodes,
+            has_8259: true,
             distances: vec![10; (nodes * nodes) as usize],
         }
     }

@@ -260,6 +260,7 @@ mod tests {
             pit: None,
             exit_device: false,
             devices: vec![],
+            interrupt_mode: frame::launch::InterruptMode::default(),
             interrupts: vec![],
         }
     }

@@ -42,7 +42,7 @@ const LISTENER: u64 = 0;
 const WAKE: u64 = 1;
 /// The first of the devices that this thread wakes.
 const TIMED: u64 = 2;
-const FIRST_CONNECTION: u64 = 16;
+const FIRST_CONNECTION: u64 = 64;
 
 /// The record of this process's partition, for [`fail`].
 static RECORD: OnceLock<Arc<Record>> = OnceLock::new();
@@ -425,7 +425,9 @@ impl Driver {
             Ok(partition) => {
                 for (device, token) in partition.devices.timed.iter().zip(TIMED..FIRST_CONNECTION) {
                     if let Err(error) = add(&self.epoll, device.descriptor(), token) {
-                        return Input::NotLaunched { reason: format!("a timer cannot be waited for: {error}") };
+                        return Input::NotLaunched {
+                            reason: format!("a device's event cannot be waited for: {error}"),
+                        };
                     }
                 }
                 let processors = partition.processors.len();

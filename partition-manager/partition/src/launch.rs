@@ -3,7 +3,7 @@
 use crate::acpi;
 use crate::boot::{self, Boot, BootError, Source};
 use crate::descriptors::{DescriptorError, Descriptors};
-use crate::devices::alarm::Alarm;
+use crate::devices::alarm::{Alarm, Timed};
 use crate::devices::channel::Channel;
 use crate::devices::console::Console;
 use crate::devices::pit::Pit;
@@ -30,7 +30,6 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use vm_memory::mmap::MmapRegionError;
 use vm_memory::{Bytes, GuestAddress};
-use vmm_sys_util::eventfd::EventFd;
 
 /// A partition that was launched: everything that it owns.
 #[derive(Debug)]
@@ -45,8 +44,6 @@ pub struct Partition {
     pub processors: Vec<Handle>,
     record_file: OwnedFd,
     memory: Memory,
-    // KVM unwires an eventfd when its last descriptor is closed, and the manager may die.
-    _interrupts: Vec<EventFd>,
     _vm: Vm,
 }
 
@@ -127,7 +124,7 @@ impl Partition {
         let record = Arc::new(Record::map(given.record.into()).map_err(LaunchFailure::Record)?);
         let memory = Memory::map(&spec.memory, given.memory)?;
         let loaded = load(&spec, given.kernel.as_ref(), given.initrd.as_ref(), &given.modules, &memory)?;
-        let mut vm = Vm::new(given.kvm, &memory)?;
+        let mut vm = Vm::new(given.kvm, &memory, spec.interrupt_mode, &spec.apic_ids())?;
         let pit = spec.pit.unwrap_or(loaded.multiboot);
         if pit {
             vm.connect_8259()?;
@@ -135,22 +132,25 @@ impl Partition {
         let pit = pit.then(|| alarm(&vm, PIT_GSI)).transpose()?.map(|alarm| Arc::new(Pit::new(alarm)));
         let witness: Arc<dyn Witness> = Arc::new(mailbox.clone());
         let functions = slots::functions(&vm, &spec.devices, given.devices, &memory.guest, &witness)?;
-        let devices = devices(&vm, &record, given.doorbell, mailbox, pit, spec.exit_device, functions)?;
-        let interrupts: Vec<EventFd> = given.interrupts.into_iter().map(vm::eventfd).collect();
-        for (source, eventfd) in spec.interrupts.iter().zip(&interrupts) {
-            vm.wire(eventfd, source.gsi)?;
+        let mut wired = Vec::new();
+        for (source, descriptor) in spec.interrupts.iter().zip(given.interrupts) {
+            wired.extend(vm.interrupts.wire(vm::eventfd(descriptor), source.gsi)?);
         }
+        let extra = Extra { pit, exit_device: spec.exit_device, functions, wired };
+        let devices = devices(&vm, &record, given.doorbell, mailbox, extra)?;
         let count = spec.processors.len() as u32;
         let mut kit = Kit::new(&vm, &spec)?;
         describe(&spec, &kit, &memory)?;
         let mut processors = Vec::with_capacity(spec.processors.len());
         for (id, processor) in (0..count).zip(&spec.processors) {
-            let fd = kit.build(&vm, id, (id == 0).then_some(&loaded.entry))?;
+            let (fd, seat) = kit.build(&vm, id, (id == 0).then_some(&loaded.entry))?;
             let parts = Parts {
                 id,
                 fd,
                 mapped: vm.fd.run_size(),
                 affinity: or(&processor.affinity, &anywhere),
+                seat,
+                interrupts: Arc::clone(&vm.interrupts),
                 devices: Arc::clone(&devices),
                 record: Arc::clone(&record),
                 mailbox: mailbox.clone(),
@@ -163,7 +163,7 @@ impl Partition {
             let who = || format!("virtual processor {id}");
             placed.map_err(|source| LaunchFailure::Affinity { who: who(), source })?;
         }
-        Ok(Self { spec, record, devices, processors, record_file, memory, _interrupts: interrupts, _vm: vm })
+        Ok(Self { spec, record, devices, processors, record_file, memory, _vm: vm })
     }
 
     /// What a manager that takes over is given: record, doorbell, memory in order, virtual processors in
@@ -187,29 +187,34 @@ fn or(affinity: &CpuSet, anywhere: &CpuSet) -> CpuSet {
     if affinity.is_empty() { anywhere.clone() } else { affinity.clone() }
 }
 
+/// What not every partition has.
+struct Extra {
+    pit: Option<Arc<Pit>>,
+    exit_device: bool,
+    functions: Vec<(u8, Arc<VirtioFunction>)>,
+    wired: Vec<Arc<dyn Timed>>,
+}
+
 fn devices(
     vm: &Vm,
     record: &Arc<Record>,
     doorbell: OwnedFd,
     mailbox: &Mailbox,
-    pit: Option<Arc<Pit>>,
-    exit_device: bool,
-    functions: Vec<(u8, Arc<VirtioFunction>)>,
+    extra: Extra,
 ) -> Result<Arc<Devices>, LaunchFailure> {
-    let interrupt = EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC).map_err(system("the console's interrupt"))?;
-    vm.wire(&interrupt, SERIAL_GSI)?;
-    let console = Arc::new(Console::new(Arc::clone(record), doorbell, interrupt));
+    let Extra { pit, exit_device, functions, wired } = extra;
+    let console = Arc::new(Console::new(Arc::clone(record), doorbell, vm.interrupts.pulse(SERIAL_GSI)?));
     let channel = Arc::new(Channel::new(mailbox.wake.try_clone().map_err(system("a descriptor"))?));
-    let sci = vm.line(SCI_GSI);
+    let sci = vm.interrupts.line(SCI_GSI);
     let rtc = Arc::new(Rtc::new(alarm(vm, RTC_GSI)?));
-    Ok(Arc::new(Devices::new(devices::Parts { console, channel, sci, rtc, pit, exit_device, functions })?))
+    let ioapic = vm.interrupts.ioapic();
+    let parts = devices::Parts { console, channel, sci, rtc, pit, exit_device, functions, ioapic, wired };
+    Ok(Arc::new(Devices::new(parts)?))
 }
 
 /// A timer on an interrupt.
 fn alarm(vm: &Vm, gsi: u32) -> Result<Alarm, LaunchFailure> {
-    let interrupt = EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC).map_err(system("a timer's interrupt"))?;
-    vm.wire(&interrupt, gsi)?;
-    Alarm::new(interrupt).map_err(system("a timer"))
+    Alarm::new(vm.interrupts.pulse(gsi)?).map_err(system("a timer"))
 }
 
 /// Leaves the tables by which the guest knows its machine.

@@ -142,6 +142,7 @@ impl Subjects {
             pit: None,
             exit_device: false,
             devices: vec![],
+            interrupt_mode: frame::launch::InterruptMode::default(),
             interrupts: setup.interrupt.map(|gsi| InterruptSpec { gsi }).into_iter().collect(),
         };
         let mut descriptors = vec![kvm.as_fd(), record.as_fd(), doorbell.as_fd(), memory.as_fd()];

@@ -28,7 +28,7 @@ fn frames() -> Vec<Value> {
         "pool": [{ "name": "default", "cpus": 2 }],
         "partition": [{
             "name": "db", "id": 7, "availability_priority": 200, "auto_start": true, "when_inactive": "release",
-            "pit": true, "exit_device": true,
+            "pit": true, "exit_device": true, "interrupts": "kernel",
             "processors": { "mode": "dedicated", "minimum": 1, "desired": 2, "maximum": 4, "io": "pool:default" },
             "memory": { "minimum": "256MiB", "desired": "1GiB", "maximum": "2GiB", "base": "256MiB", "pages": "2MiB" },
             "boot": {

@@ -10,6 +10,7 @@ use super::{MOST_MEMORY, MOST_PARTITIONS, MOST_TEXT, processors};
 use crate::declare::{Boot, IoProcessors, Memory, Partition, ProcessorMode, Processors, Range, Shutdown, WhenInactive};
 use crate::diagnostic::{Diagnostic, shown};
 use crate::inventory::PAGE;
+use crate::launch::InterruptMode;
 use crate::name::Name;
 use crate::plan::Subject;
 use crate::rule::{self, Rule};
@@ -164,7 +165,18 @@ fn settings(
     keys: &mut Keys,
 ) -> Settings {
     let priority = fields.number(sink, "availability_priority", 0..=255);
-    let pit = fields.truth(sink, "pit").map(|at| at.value);
+    let pit = fields.truth(sink, "pit");
+    let modes =
+        [("kernel", InterruptMode::Kernel), ("split", InterruptMode::Split), ("emulated", InterruptMode::Emulated)];
+    let interrupts = fields.choice(sink, "interrupts", &modes);
+    if let (Some(pit), Some(mode)) = (pit.as_ref().filter(|pit| pit.value), &interrupts)
+        && mode.value != InterruptMode::Kernel
+    {
+        let diagnostic = Diagnostic::of(rule::PIT_WITHOUT_8259, rule::PIT_WITHOUT_8259.message);
+        let diagnostic = diagnostic.at(pit.span.clone(), "this one interrupts by an 8259");
+        sink.push_unsuited(diagnostic.see(mode.span.clone(), "here there is none"));
+    }
+    let pit = pit.map(|at| at.value);
     let exit_device = fields.truth(sink, "exit_device").is_some_and(|at| at.value);
     let auto_start = fields.truth(sink, "auto_start");
     let choices = [("hold", WhenInactive::Hold), ("release", WhenInactive::Release)];
@@ -207,6 +219,7 @@ fn settings(
         shutdown: shutdown.unwrap_or_default(),
         pit,
         exit_device,
+        interrupts: interrupts.map(|at| at.value).unwrap_or_default(),
     };
     Settings { partition, boot }
 }

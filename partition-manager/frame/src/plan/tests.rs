@@ -6,6 +6,7 @@ use crate::declare::{
 };
 use crate::guard::{Guard, Kind, Unit};
 use crate::inventory::{Cpu, HugePages, Node, PAGE};
+use crate::launch::InterruptMode;
 use crate::units::MIB;
 
 pub(super) fn name(text: &str) -> Name {
@@ -29,6 +30,7 @@ pub(super) fn partition(text: &str, id: u32, mode: ProcessorMode, count: Range<u
         shutdown: Shutdown::default(),
         pit: None,
         exit_device: false,
+        interrupts: InterruptMode::Kernel,
     }
 }
 

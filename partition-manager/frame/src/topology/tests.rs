@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::inventory::Node;
-use crate::launch::{BootSpec, LaunchSpec, MOST_PROCESSORS, MemorySpec, ProcessorSpec};
+use crate::launch::{BootSpec, InterruptMode, LaunchSpec, MOST_PROCESSORS, MemorySpec, ProcessorSpec};
 use crate::name::Name;
 use crate::plan::Extent;
 use crate::units::{GIB, Units};
@@ -108,6 +108,7 @@ fn spec(plan: &PartitionPlan, places: &[Place], topology: Topology) -> LaunchSpe
         pit: None,
         exit_device: false,
         devices: vec![],
+        interrupt_mode: InterruptMode::default(),
     }
 }
 

@@ -86,6 +86,9 @@ fn valid(seed: u64) -> Vec<String> {
             line(format!("exit_device = {}", rng.pick(&["true", "false"])));
         }
         if rng.yes() {
+            line(format!("interrupts = \"{}\"", rng.pick(&["kernel", "split", "emulated"])));
+        }
+        if rng.yes() {
             line("shutdown = { ask = \"5s\", button = \"10s\", nmi = \"500ms\" }".into());
         }
     }
@@ -155,6 +158,7 @@ const KINDS: &[(&str, &str, &str, &str)] = &[
     ("boot = { payload", "cmdline", "modules = [], cmdline", "payload-with-modules"),
     ("auto_start = ", "= ", "= 1 #", "wrong-type"),
     ("auto_start = ", "auto_start", "autostart", "unknown-key"),
+    ("interrupts = ", "\"kernel\"", "\"kernle\"", "bad-choice"),
     ("exit_device = ", "= ", "= \"", "syntax"),
     ("when_inactive = ", "= \"", "= \"un", "bad-choice"),
     ("shutdown = { ask = \"5s\"", "\"5s\"", "\"5\"", "bad-duration"),

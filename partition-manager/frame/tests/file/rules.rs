@@ -57,6 +57,11 @@ const EDITED: &[Edited] = &[
     ("wrong-type", &[("id = 7", "id = ➊\"7\"")], "a whole number from 1 to 65535"),
     ("single-table", &[("[[pool]]", "➊[pool]")], "declared as a single table"),
     ("not-in-this-version", &[("auto_start = false", "➊disk = []")], "no virtual disks"),
+    (
+        "pit-without-8259",
+        &[("auto_start = false", "pit = ➊true\ninterrupts = ➋\"emulated\"")],
+        "only with interrupts = \"kernel\"",
+    ),
     ("key-of-other-mode", &[("io = \"pool:default\"", "➊weight = 1")], "it is for mode = \"shared\""),
     ("bad-choice", &[("\"release\"", "➊\"keep\"")], "\"hold\" or \"release\""),
     ("out-of-range", &[("= 200", "= ➊256")], "availability_priority of partition db is out of range"),

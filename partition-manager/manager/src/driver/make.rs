@@ -361,6 +361,7 @@ fn specification(
         pit: declared.pit,
         exit_device: declared.exit_device,
         devices: vec![],
+        interrupt_mode: declared.interrupts,
     }
 }
 

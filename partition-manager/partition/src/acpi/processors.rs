@@ -4,7 +4,7 @@ use super::{OEM, OEM_REVISION, OEM_TABLE};
 use crate::layout::Slot;
 use acpi_tables::sdt::Sdt;
 use acpi_tables::{Aml, AmlSink as _, aml};
-use frame::launch::{LaunchSpec, Place};
+use frame::launch::{InterruptMode, LaunchSpec, Place};
 use frame::platform::{IOAPIC_BASE, LAPIC_BASE, SCI_GSI};
 use frame::topology::ApicLayout;
 
@@ -23,6 +23,8 @@ pub struct Machine {
     pub memory: Vec<(u64, u64, u32)>,
     /// How many nodes there are, at least one.
     pub nodes: u32,
+    /// Whether there are 8259s.
+    pub has_8259: bool,
     /// Distance from each node to each, row by row; empty when not known.
     pub distances: Vec<u8>,
 }
@@ -42,6 +44,7 @@ impl Machine {
             processors: places.iter().map(|place| (layout.id(*place), place.node)).collect(),
             memory: slots.iter().map(|slot| (slot.start, slot.bytes, node(slot))).collect(),
             nodes: nodes.len().max(1) as u32,
+            has_8259: spec.interrupt_mode == InterruptMode::Kernel,
             distances: spec.topology.distances.clone(),
         }
     }
@@ -61,7 +64,7 @@ pub(super) fn madt(machine: &Machine) -> Sdt {
     let mut body = Vec::new();
     body.dword(LAPIC_BASE as u32);
     // The 8259s that come with KVM's I/O APIC answer on their ports, so a guest must mask them.
-    body.dword(1);
+    body.dword(machine.has_8259.into());
     for (number, &(id, _)) in (0u32..).zip(&machine.processors) {
         if id < FIRST_X2APIC {
             body.vec(&[0, 8, number as u8, id as u8]);
@@ -197,7 +200,7 @@ mod tests {
             let memory: Vec<(u64, u64, u32)> =
                 (0u64..).zip(memory).map(|(at, (pages, node))| (at << 32, pages << 12, node)).collect();
             let machine =
-                Machine { processors: processors.clone(), memory: memory.clone(), nodes: 64, distances: vec![10; 4096] };
+                Machine { processors: processors.clone(), memory: memory.clone(), nodes: 64, has_8259: true, distances: vec![10; 4096] };
             let mut told = vec![];
             for (kind, entry) in structures(&bytes_of(&madt(&machine)), 44) {
                 let field = |at, length| number(&entry, at, length);
@@ -227,8 +230,13 @@ mod tests {
 
     #[test]
     fn every_processor_has_an_object() {
-        let machine =
-            Machine { processors: (0..64).map(|id| (id, 0)).collect(), memory: vec![], nodes: 1, distances: vec![] };
+        let machine = Machine {
+            processors: (0..64).map(|id| (id, 0)).collect(),
+            memory: vec![],
+            nodes: 1,
+            has_8259: true,
+            distances: vec![],
+        };
         let mut bytes = Vec::new();
         objects(&machine, &mut bytes);
         assert_eq!(bytes.windows(8).filter(|window| window == b"ACPI0007").count(), 64);

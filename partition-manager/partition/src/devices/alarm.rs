@@ -1,10 +1,10 @@
 //! A timer that raises an interrupt: a timerfd that the event thread waits for.
 
+use crate::interrupts::Pulse;
 use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
-use vmm_sys_util::eventfd::EventFd;
 
 /// Shortest time until an alarm: whatever a guest asks for, the event thread has time for others.
 pub const SHORTEST: Duration = Duration::from_micros(200);
@@ -22,15 +22,15 @@ pub trait Timed: Send + Sync + std::fmt::Debug {
 #[derive(Debug)]
 pub struct Alarm {
     timer: OwnedFd,
-    line: EventFd,
+    line: Box<dyn Pulse>,
 }
 
 impl Alarm {
-    /// A timer that is not set, beside an eventfd that raises the interrupt.
+    /// A timer that is not set, beside what raises the interrupt.
     ///
     /// # Errors
     /// When there are too many descriptors.
-    pub fn new(line: EventFd) -> io::Result<Self> {
+    pub fn new(line: Box<dyn Pulse>) -> io::Result<Self> {
         let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
         Ok(Self { timer: rustix::time::timerfd_create(TimerfdClockId::Monotonic, flags)?, line })
     }
@@ -55,9 +55,9 @@ impl Alarm {
         let _ = rustix::io::read(&self.timer, &mut [0; 8]);
     }
 
-    /// Raises the interrupt. A full eventfd raises it just as well.
+    /// Raises the interrupt.
     pub fn raise(&self) {
-        let _ = self.line.write(1);
+        self.line.raise();
     }
 
     /// Can be read when it went off.

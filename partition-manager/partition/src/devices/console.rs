@@ -2,29 +2,31 @@
 
 use super::bus::Device;
 use super::lock;
+use crate::interrupts::Pulse;
 use crate::record::Record;
 use frame::record::Cause;
 use std::collections::VecDeque;
+use std::convert::Infallible;
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex};
 use vm_superio::Trigger;
 use vm_superio::serial::{NoEvents, Serial};
-use vmm_sys_util::eventfd::EventFd;
 
 /// Most bytes of input that wait for the guest, beyond the UART's own FIFO. What comes on top is dropped, as
 /// a line without flow control does.
 pub const INPUT_LIMIT: usize = 4096;
 
-/// An eventfd that raises the UART's interrupt.
+/// The UART's interrupt.
 #[derive(Debug)]
-pub struct Interrupt(pub EventFd);
+pub struct Interrupt(pub Box<dyn Pulse>);
 
 impl Trigger for Interrupt {
-    type E = io::Error;
+    type E = Infallible;
 
-    fn trigger(&self) -> io::Result<()> {
-        self.0.write(1)
+    fn trigger(&self) -> Result<(), Infallible> {
+        self.0.raise();
+        Ok(())
     }
 }
 
@@ -70,7 +72,7 @@ impl Console {
     /// A UART that writes to `record`, signals `doorbell` (an eventfd that does not block) and raises
     /// `interrupt`.
     #[must_use]
-    pub fn new(record: Arc<Record>, doorbell: OwnedFd, interrupt: EventFd) -> Self {
+    pub fn new(record: Arc<Record>, doorbell: OwnedFd, interrupt: Box<dyn Pulse>) -> Self {
         let ring = Ring { total: record.console_total(), record, unannounced: false };
         let uart = Serial::new(Interrupt(interrupt), ring);
         let fifo = uart.fifo_capacity();
@@ -142,6 +144,7 @@ mod tests {
     use rustix::event::EventfdFlags;
     use std::fs::File;
     use std::os::unix::fs::FileExt;
+    use vmm_sys_util::eventfd::EventFd;
 
     const DATA: u64 = 0;
     const ENABLE: u64 = 1;
@@ -154,7 +157,7 @@ mod tests {
         let record = Arc::new(Record::map(file.try_clone().unwrap()).unwrap());
         let doorbell = rustix::event::eventfd(0, EventfdFlags::NONBLOCK).unwrap();
         let interrupt = EventFd::new(libc::EFD_NONBLOCK).unwrap();
-        (file, interrupt.try_clone().unwrap(), Console::new(record, doorbell, interrupt))
+        (file, interrupt.try_clone().unwrap(), Console::new(record, doorbell, Box::new(interrupt)))
     }
 
     fn rings(console: &Console) -> u64 {

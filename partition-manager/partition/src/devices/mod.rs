@@ -19,8 +19,8 @@ use bus::{Bus, BusError, Claim};
 use channel::Channel;
 use console::Console;
 use frame::platform::{
-    CHANNEL_PORT, ECAM_BASE, EXIT_PORT, KEYBOARD_COMMAND_PORT, PCI_APERTURE, PCI_APERTURE_BYTES, PM1A_EVENT_PORT,
-    SERIAL_PORT,
+    CHANNEL_PORT, ECAM_BASE, EXIT_PORT, IOAPIC_BASE, KEYBOARD_COMMAND_PORT, PCI_APERTURE, PCI_APERTURE_BYTES,
+    PM1A_EVENT_PORT, SERIAL_PORT,
 };
 use pci::root::{self, AddressPorts, Aperture, DataPorts, Ecam, Root, SlotTaken};
 use pit::{ControlB, Pit};
@@ -65,6 +65,10 @@ pub struct Parts {
     pub exit_device: bool,
     /// The functions on the PCI bus, by slot.
     pub functions: Vec<(u8, Arc<VirtioFunction>)>,
+    /// The I/O APIC, where it is in user space.
+    pub ioapic: Option<Arc<dyn bus::Device>>,
+    /// Interrupt sources outside of the partition that the event thread reads.
+    pub wired: Vec<Arc<dyn Timed>>,
 }
 
 /// Why the devices do not go together.
@@ -84,7 +88,7 @@ impl Devices {
     /// # Errors
     /// When two devices claim an address or a slot.
     pub fn new(parts: Parts) -> Result<Self, DevicesError> {
-        let Parts { console, channel, sci, rtc, pit, exit_device, functions } = parts;
+        let Parts { console, channel, sci, rtc, pit, exit_device, functions, ioapic, wired } = parts;
         let root = Root::new(slots::for_root(&functions))?;
         let power = Arc::new(PowerManagement::new(sci));
         let (data, command) = keyboard::ports();
@@ -100,14 +104,18 @@ impl Devices {
             Claim::new("PCI address", root::ADDRESS_PORT.into(), 4, Arc::new(AddressPorts::new(Arc::clone(&root)))),
             Claim::new("PCI data", root::DATA_PORT.into(), 4, Arc::new(DataPorts(Arc::clone(&root)))),
         ];
-        let mmio = vec![
+        let mut mmio = vec![
             Claim::new("PCI aperture", PCI_APERTURE, PCI_APERTURE_BYTES, Arc::new(Aperture(Arc::clone(&root)))),
             Claim::new("PCI configuration", ECAM_BASE, root::ECAM_BYTES, Arc::new(Ecam(root))),
         ];
         if exit_device {
             ports.push(Claim::new("exit", EXIT_PORT.into(), exit::PORTS, Arc::new(exit::Exit)));
         }
+        if let Some(ioapic) = ioapic {
+            mmio.push(Claim::new("I/O APIC", IOAPIC_BASE, crate::interrupts::ioapic::BYTES, ioapic));
+        }
         let mut timed: Vec<Arc<dyn Timed>> = vec![rtc];
+        timed.extend(wired);
         if let Some(pit) = pit {
             ports.push(Claim::new("8254", pit::PORT.into(), pit::PORTS, Arc::clone(&pit) as _));
             timed.push(pit);

@@ -96,7 +96,8 @@ pub fn functions(
     if specs.is_empty() {
         return Ok(vec![]);
     }
-    let pins: Vec<Arc<SharedPin>> = (PCI_GSI..PCI_GSI + PCI_PINS).map(|gsi| SharedPin::new(vm.line(gsi))).collect();
+    let pins: Vec<Arc<SharedPin>> =
+        (PCI_GSI..PCI_GSI + PCI_PINS).map(|gsi| SharedPin::new(vm.interrupts.line(gsi))).collect();
     specs.iter().zip(descriptors).map(|(spec, given)| function(vm, spec, given, &pins, memory, witness)).collect()
 }
 
@@ -113,7 +114,7 @@ fn function(
     let interrupts = |source| SlotError::Interrupts { name: name(), source };
     let (model, service) = device(spec, descriptors)?;
     let queues = model.queues().len();
-    let vectors = (0..=queues).map(|_| vm.routes.vector()).collect::<Result<_, _>>().map_err(interrupts)?;
+    let vectors = (0..=queues).map(|_| vm.interrupts.vector()).collect::<Result<_, _>>().map_err(interrupts)?;
     let pin = u32::from(spec.slot) % PCI_PINS;
     let line = pins.get(pin as usize).map(|pin| pin.share(spec.slot));
     let line = line.ok_or_else(|| interrupts(VmError::Table("the pin of a slot")))?;

@@ -94,6 +94,8 @@ struct Signals {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lapic {
     id: u8,
+    /// Whether `IA32_APIC_BASE` has it on.
+    on: bool,
     task_priority: u8,
     logical: u8,
     format: u8,
@@ -116,6 +118,7 @@ impl Lapic {
     pub fn new(id: u8) -> Self {
         Self {
             id,
+            on: true,
             task_priority: 0,
             logical: 0,
             format: 0xf,
@@ -153,8 +156,16 @@ impl Lapic {
         *self = Self::new(self.id);
     }
 
+    /// Switched on or off by `IA32_APIC_BASE` (section 11.4.3): off, it takes nothing, and forgets what it was.
+    pub fn switch(&mut self, on: bool) {
+        if self.on != on {
+            self.reset();
+            self.on = on;
+        }
+    }
+
     fn is_enabled(&self) -> bool {
-        self.spurious & ENABLED != 0
+        self.on && self.spurious & ENABLED != 0
     }
 
     /// Whether a destination means this one (section 11.6.2).
@@ -202,6 +213,9 @@ impl Lapic {
     /// Takes an interrupt that means this one. `false` when it changes nothing: it is pending already, or not
     /// taken at all.
     pub fn accept(&mut self, interrupt: Interrupt) -> bool {
+        if !self.on {
+            return false;
+        }
         match interrupt.delivery {
             Delivery::Fixed | Delivery::LowestPriority => self.request(interrupt.vector, interrupt.level),
             Delivery::Nmi => !std::mem::replace(&mut self.signals.nmi, true),

@@ -36,18 +36,21 @@ impl std::fmt::Debug for Table {
 
 impl Table {
     fn entries(&self) -> Vec<kvm_irq_routing_entry> {
-        let message = |(&gsi, message): (&u32, &Message)| {
-            let mut entry = kvm_irq_routing_entry { gsi, type_: KVM_IRQ_ROUTING_MSI, ..Default::default() };
-            entry.u.msi = kvm_irq_routing_msi {
-                address_lo: message.address as u32,
-                address_hi: (message.address >> 32) as u32,
-                data: message.data,
-                ..Default::default()
-            };
-            entry
-        };
+        let message = |(&gsi, message): (&u32, &Message)| message_entry(gsi, message.address, message.data);
         self.pins.iter().copied().chain(self.messages.iter().map(message)).collect()
     }
+}
+
+/// An entry that sends a message.
+pub(super) fn message_entry(gsi: u32, address: u64, data: u32) -> kvm_irq_routing_entry {
+    let mut entry = kvm_irq_routing_entry { gsi, type_: KVM_IRQ_ROUTING_MSI, ..Default::default() };
+    entry.u.msi = kvm_irq_routing_msi {
+        address_lo: address as u32,
+        address_hi: (address >> 32) as u32,
+        data,
+        ..Default::default()
+    };
+    entry
 }
 
 impl Routes {

@@ -3,8 +3,9 @@
 use frame::record::{Cause, ExitReason};
 use kvm_bindings::{
     KVM_EXIT_FAIL_ENTRY, KVM_EXIT_HLT, KVM_EXIT_INTERNAL_ERROR, KVM_EXIT_INTR, KVM_EXIT_IO, KVM_EXIT_IO_IN,
-    KVM_EXIT_IOAPIC_EOI, KVM_EXIT_MEMORY_FAULT, KVM_EXIT_MMIO, KVM_EXIT_SHUTDOWN, KVM_EXIT_SYSTEM_EVENT,
-    KVM_SYSTEM_EVENT_CRASH, KVM_SYSTEM_EVENT_RESET, KVM_SYSTEM_EVENT_SHUTDOWN, kvm_run,
+    KVM_EXIT_IOAPIC_EOI, KVM_EXIT_IRQ_WINDOW_OPEN, KVM_EXIT_MEMORY_FAULT, KVM_EXIT_MMIO, KVM_EXIT_SET_TPR,
+    KVM_EXIT_SHUTDOWN, KVM_EXIT_SYSTEM_EVENT, KVM_SYSTEM_EVENT_CRASH, KVM_SYSTEM_EVENT_RESET,
+    KVM_SYSTEM_EVENT_SHUTDOWN, kvm_run,
 };
 
 /// One exit.
@@ -42,7 +43,11 @@ pub enum Exit<'run> {
         /// What it writes.
         data: &'run [u8],
     },
-    /// Nothing to do but to look for commands.
+    /// The guest halts, and its local APIC is not KVM's.
+    Halt,
+    /// The guest ended the level-triggered interrupt with this vector.
+    Ended(u8),
+    /// Nothing to do but to look for commands and interrupts.
     Again(ExitReason),
     /// The guest cannot or does not want to go on.
     End(ExitReason, Cause),
@@ -89,9 +94,12 @@ impl<'run> Exit<'run> {
                 }
             }
             KVM_EXIT_INTR => Self::Again(ExitReason::Interrupted),
-            KVM_EXIT_IOAPIC_EOI => Self::Again(ExitReason::IoapicEoi),
-            // The local APIC is KVM's, so it waits out every halt itself, and this never comes here.
-            KVM_EXIT_HLT => Self::End(ExitReason::Halt, Cause::UnhandledExit { reason: KVM_EXIT_HLT }),
+            KVM_EXIT_IRQ_WINDOW_OPEN | KVM_EXIT_SET_TPR => Self::Again(ExitReason::Other),
+            KVM_EXIT_IOAPIC_EOI => {
+                // SAFETY: the member of the union that goes with the exit reason.
+                Self::Ended(unsafe { state.__bindgen_anon_1.eoi.vector })
+            }
+            KVM_EXIT_HLT => Self::Halt,
             KVM_EXIT_SHUTDOWN => Self::End(ExitReason::Shutdown, Cause::TripleFault),
             KVM_EXIT_SYSTEM_EVENT => {
                 // SAFETY: the member of the union that goes with the exit reason.
@@ -132,6 +140,8 @@ impl<'run> Exit<'run> {
             Self::PortWrite { .. } => ExitReason::IoOut,
             Self::MmioRead { .. } => ExitReason::MmioRead,
             Self::MmioWrite { .. } => ExitReason::MmioWrite,
+            Self::Halt => ExitReason::Halt,
+            Self::Ended(_) => ExitReason::IoapicEoi,
             Self::Again(reason) | Self::End(reason, _) => *reason,
         }
     }

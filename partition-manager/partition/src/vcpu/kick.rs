@@ -60,5 +60,7 @@ impl Drop for Kickable {
 
 /// Kicks a thread that [`Kickable::new`] was called on. Harmless when it ended.
 pub fn kick(thread: &JoinHandle<()>) {
+    // It may wait outside of its guest.
+    thread.thread().unpark();
     let _ = thread.kill(SIGRTMIN());
 }

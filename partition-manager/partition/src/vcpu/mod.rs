@@ -4,12 +4,15 @@
 //! happens to it, its thread says exactly one [`Message::Finished`], with its registers.
 
 pub mod affinity;
+pub mod alarm;
 pub mod exit;
 pub mod kick;
+pub mod local;
 
 use crate::devices::Devices;
 use crate::devices::pci::freeze::Fault;
 use crate::devices::virtio::freezer::Witness;
+use crate::interrupts::Controllers;
 use crate::record::Record;
 use crate::vm;
 use affinity::AffinityError;
@@ -20,6 +23,7 @@ use frame::record::{Cause, ExitReason, Registers};
 use frame::wire::Frozen;
 use kick::Kickable;
 use kvm_ioctls::VcpuFd;
+use local::{Local, Next, Seat};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -103,6 +107,10 @@ pub struct Parts {
     pub mapped: usize,
     /// Where its thread runs.
     pub affinity: CpuSet,
+    /// What it needs where its local APIC is in user space.
+    pub seat: Option<Seat>,
+    /// The interrupt controllers.
+    pub interrupts: Arc<Controllers>,
     /// The devices.
     pub devices: Arc<Devices>,
     /// The shared record.
@@ -177,13 +185,19 @@ fn body(parts: Parts, inbox: &Receiver<Command>) {
 }
 
 fn live(parts: Parts, inbox: &Receiver<Command>) -> End {
-    let Parts { id, fd, mapped, affinity, devices, record, mailbox } = parts;
+    let Parts { id, fd, mapped, affinity, seat, interrupts, devices, record, mailbox } = parts;
     let placed = affinity::set(&affinity);
-    let mut guest = Guest { id, kickable: Kickable::new(fd), mapped, devices, record, inbox };
+    let mut kickable = Kickable::new(fd);
+    let local = seat.map(|seat| Local::new(seat, id, &mut kickable.fd)).transpose();
+    let (local, failure) = match local {
+        Ok(local) => (local, None),
+        Err(error) => (None, Some(Cause::RunFailed { errno: error.raw_os_error().unwrap_or(0) })),
+    };
+    let mut guest = Guest { id, kickable, mapped, local, interrupts, devices, record, inbox };
     mailbox.say(id, Message::Prepared(placed));
     let cause = if guest.wait() {
         mailbox.say(id, Message::Entered);
-        guest.run()
+        failure.or_else(|| guest.run())
     } else {
         None
     };
@@ -194,6 +208,8 @@ struct Guest<'thread> {
     id: u32,
     kickable: Kickable,
     mapped: usize,
+    local: Option<Local>,
+    interrupts: Arc<Controllers>,
     devices: Arc<Devices>,
     record: Arc<Record>,
     inbox: &'thread Receiver<Command>,
@@ -213,14 +229,26 @@ impl Guest<'_> {
     }
 
     fn nmi(&self) {
-        // It fails only where there is no local APIC.
-        let _ = self.kickable.fd.nmi();
+        match &self.local {
+            Some(local) => local.nmi(),
+            // It fails only where there is no local APIC.
+            None => drop(self.kickable.fd.nmi()),
+        }
     }
 
     /// Running: until there is a cause to end, or a command.
     fn run(&mut self) -> Option<Cause> {
         loop {
-            match self.kickable.fd.run().map(drop) {
+            match self.prepare() {
+                Ok(true) => {}
+                Ok(false) => return None,
+                Err(cause) => return Some(cause),
+            }
+            let result = self.kickable.fd.run().map(drop);
+            if let Some(local) = &mut self.local {
+                local.settle(&mut self.kickable.fd);
+            }
+            match result {
                 Ok(()) => match self.handle() {
                     Ok(()) => {}
                     Err(cause) => return Some(cause),
@@ -239,6 +267,27 @@ impl Guest<'_> {
                     self.count(ExitReason::Other);
                     return Some(Cause::RunFailed { errno: error.errno() });
                 }
+            }
+        }
+    }
+
+    /// Brings interrupts into the processor, where that is done here, and waits while it has nothing to run; `false`
+    /// when it is to stop.
+    fn prepare(&mut self) -> Result<bool, Cause> {
+        let Some(local) = &mut self.local else { return Ok(true) };
+        loop {
+            let Next::Wait(time) = local.prepare(&mut self.kickable.fd)? else { return Ok(true) };
+            // Whoever has a command or an interrupt for it unparks it after that, so none is missed between.
+            for command in self.inbox.try_iter() {
+                match command {
+                    Command::Run => {}
+                    Command::Nmi => local.nmi(),
+                    Command::Stop => return Ok(false),
+                }
+            }
+            match time {
+                Some(time) => std::thread::park_timeout(time),
+                None => std::thread::park(),
             }
         }
     }
@@ -266,6 +315,7 @@ impl Guest<'_> {
         // but for `immediate_exit`, which no exit refers to.
         let exit = unsafe { Exit::read(run, self.mapped) };
         self.record.count(self.id as usize, exit.reason());
+        let local = self.local.as_ref();
         let cause = match exit {
             Exit::PortRead { port, size, data } => {
                 self.devices.ports.read(port.into(), size, data);
@@ -273,10 +323,27 @@ impl Guest<'_> {
             }
             Exit::PortWrite { port, size, data } => self.devices.ports.write(port.into(), size, data),
             Exit::MmioRead { address, data } => {
-                self.devices.mmio.read(address, data.len(), data);
+                if !local.is_some_and(|local| local.read(address, data)) {
+                    self.devices.mmio.read(address, data.len(), data);
+                }
                 None
             }
-            Exit::MmioWrite { address, data } => self.devices.mmio.write(address, data.len(), data),
+            Exit::MmioWrite { address, data } => {
+                let taken = local.is_some_and(|local| local.write(address, data));
+                if taken { None } else { self.devices.mmio.write(address, data.len(), data) }
+            }
+            Exit::Halt => match &mut self.local {
+                Some(local) => {
+                    local.halt();
+                    None
+                }
+                // KVM waits out the halts of its own local APICs.
+                None => return Err(Cause::UnhandledExit { reason: kvm_bindings::KVM_EXIT_HLT }),
+            },
+            Exit::Ended(vector) => {
+                self.interrupts.ended(vector);
+                None
+            }
             Exit::Again(_) => None,
             Exit::End(_, cause) => return Err(cause),
         };

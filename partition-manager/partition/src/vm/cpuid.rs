@@ -6,7 +6,7 @@
 
 mod topology;
 
-use frame::launch::{CacheSpec, LaunchSpec, Place};
+use frame::launch::{CacheSpec, InterruptMode, LaunchSpec, Place};
 use frame::topology::ApicLayout;
 use kvm_bindings::kvm_cpuid_entry2;
 
@@ -30,6 +30,10 @@ const SVM: u32 = 1 << 2;
 /// Rate of KVM's local APIC timer, kHz: one count is a nanosecond.
 const BUS_KHZ: u32 = 1_000_000;
 const HYPERVISOR_BASE: u32 = 0x4000_0000;
+/// KVM's features, of which these need its local APIC: asynchronous page faults, paravirtual end of interrupt, kicks
+/// of halted processors, interprocessor interrupts, yields, and wider destinations of messages.
+const HYPERVISOR_FEATURES: u32 = 0x4000_0001;
+const NEED_KERNEL_APIC: u32 = 1 << 4 | 1 << 6 | 1 << 7 | 1 << 10 | 1 << 11 | 1 << 13 | 1 << 14 | 1 << 15;
 const HYPERVISOR_TIMING: u32 = 0x4000_0010;
 const TIME_STAMP_COUNTER: u32 = 0x15;
 const FREQUENCIES: u32 = 0x16;
@@ -43,8 +47,10 @@ pub struct Facts {
     pub layout: ApicLayout,
     /// The caches that it sees; those that KVM offers when empty.
     pub caches: Vec<CacheSpec>,
-    /// Whether KVM's local APIC has TSC deadline mode.
+    /// Whether the local APIC has TSC deadline mode.
     pub deadline: bool,
+    /// Whether the local APIC is KVM's.
+    pub kernel_apic: bool,
     /// Frequency of the guest's time stamp counter, kHz, where KVM knows it.
     pub tsc_khz: Option<u32>,
 }
@@ -55,7 +61,14 @@ impl Facts {
     pub fn of(spec: &LaunchSpec) -> Self {
         let places: Vec<Place> = spec.processors.iter().map(|processor| processor.place).collect();
         let layout = ApicLayout::of(&places).unwrap_or(ApicLayout { thread_bits: 0, core_bits: 0 });
-        Self { places, layout, caches: spec.topology.caches.clone(), deadline: false, tsc_khz: None }
+        Self {
+            places,
+            layout,
+            caches: spec.topology.caches.clone(),
+            deadline: false,
+            kernel_apic: spec.interrupt_mode != InterruptMode::Emulated,
+            tsc_khz: None,
+        }
     }
 
     /// The APIC identifier of virtual processor `index`.
@@ -97,8 +110,10 @@ pub fn table(offered: &[kvm_cpuid_entry2], facts: &Facts, index: usize) -> Vec<k
         hide(entry, vendor, counts);
         match entry.function {
             1 => {
-                entry.ecx = with(entry.ecx, TSC_DEADLINE, facts.deadline) | HYPERVISOR | X2APIC;
+                entry.ecx = with(entry.ecx, TSC_DEADLINE, facts.deadline) | HYPERVISOR;
+                entry.ecx = with(entry.ecx, X2APIC, facts.kernel_apic);
             }
+            HYPERVISOR_FEATURES if !facts.kernel_apic => entry.eax &= !NEED_KERNEL_APIC,
             HYPERVISOR_BASE if facts.tsc_khz.is_some() => entry.eax = entry.eax.max(HYPERVISOR_TIMING),
             _ => {}
         }

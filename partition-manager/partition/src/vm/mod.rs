@@ -8,14 +8,13 @@ pub mod cpuid;
 mod machine_check;
 pub mod processor;
 
-use crate::devices::pm::Line;
-use crate::interrupts::routes::Routes;
+use crate::interrupts::Controllers;
 use crate::memory::Memory;
+use frame::launch::InterruptMode;
 use frame::platform::{IDENTITY_MAP_ADDRESS, TSS_ADDRESS};
 use kvm_bindings::{
-    KVM_API_VERSION, KVM_CAP_X2APIC_API, KVM_IRQ_ROUTING_IRQCHIP, KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER,
-    KVM_IRQCHIP_PIC_SLAVE, KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK, KVM_X2APIC_API_USE_32BIT_IDS, kvm_enable_cap,
-    kvm_irq_routing_entry, kvm_irq_routing_irqchip, kvm_irqchip, kvm_userspace_memory_region,
+    KVM_API_VERSION, KVM_CAP_X2APIC_API, KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK, KVM_X2APIC_API_USE_32BIT_IDS,
+    kvm_enable_cap, kvm_userspace_memory_region,
 };
 use kvm_ioctls::{Cap, Kvm, VmFd};
 use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
@@ -45,6 +44,11 @@ pub enum VmError {
     /// A table does not fit what KVM takes.
     #[error("{0} does not fit into the table that KVM takes")]
     Table(&'static str),
+    /// A guest needs an 8259 where there is none.
+    #[error(
+        "an 8259, which the guest's 8254 needs, is there only with interrupts = \"kernel\"; set pit = false or change the mode"
+    )]
+    No8259,
     /// Guest memory that is not mapped: a fault of this program.
     #[error("guest memory at {0:#x} is not mapped")]
     Memory(u64),
@@ -62,18 +66,19 @@ pub struct Vm {
     pub kvm: Kvm,
     /// The virtual machine.
     pub fd: Arc<VmFd>,
-    /// Where interrupts lead.
-    pub routes: Arc<Routes>,
+    /// The interrupt controllers.
+    pub interrupts: Arc<Controllers>,
     /// Whether the 8259 raises interrupts, through LINT0 of the boot processor.
     pub has_8259: bool,
 }
 
 impl Vm {
-    /// Makes a virtual machine with `memory`, interrupt controllers and routing.
+    /// Makes a virtual machine with `memory` and the interrupt controllers of `mode`. `ids` are the identifiers of the
+    /// local APICs, by virtual processor.
     ///
     /// # Errors
     /// [`VmError`] with the call that failed.
-    pub fn new(kvm: OwnedFd, memory: &Memory) -> Result<Self, VmError> {
+    pub fn new(kvm: OwnedFd, memory: &Memory, mode: InterruptMode, ids: &[u32]) -> Result<Self, VmError> {
         // SAFETY: the descriptor is owned and given away here; whether it is KVM's is asked next.
         let kvm = unsafe { Kvm::from_raw_fd(kvm.into_raw_fd()) };
         let version = kvm.get_api_version();
@@ -88,64 +93,29 @@ impl Vm {
         if kvm.check_extension(Cap::SetIdentityMapAddr) {
             fd.set_identity_map_address(IDENTITY_MAP_ADDRESS).map_err(call("KVM_SET_IDENTITY_MAP_ADDR"))?;
         }
-        fd.create_irq_chip().map_err(call("KVM_CREATE_IRQCHIP"))?;
         let fd = Arc::new(fd);
-        let routes = Routes::new(Arc::clone(&fd));
-        routes.set_pins(routing(false))?;
+        let interrupts = Arc::new(Controllers::new(mode, &fd, ids)?);
         let mut wide = kvm_enable_cap { cap: KVM_CAP_X2APIC_API, ..Default::default() };
         let flags = KVM_X2APIC_API_USE_32BIT_IDS | KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK;
         if let Some(argument) = wide.args.first_mut() {
             *argument = flags.into();
         }
-        if kvm.check_extension_raw(KVM_CAP_X2APIC_API.into()) & flags as i32 == flags as i32 {
+        if interrupts.emulated().is_none()
+            && kvm.check_extension_raw(KVM_CAP_X2APIC_API.into()) & flags as i32 == flags as i32
+        {
             fd.enable_cap(&wide).map_err(call("KVM_ENABLE_CAP of KVM_CAP_X2APIC_API"))?;
         }
-        Ok(Self { kvm, fd, routes, has_8259: false })
+        Ok(Self { kvm, fd, interrupts, has_8259: false })
     }
 
-    /// Gives the 8259 its interrupts too, for guests that know nothing newer. It is left as firmware leaves it:
-    /// vectors from 0x08 and 0x70 on, every input masked.
+    /// Gives the 8259 its interrupts too, for guests that know nothing newer.
     ///
     /// # Errors
-    /// [`VmError::Call`].
+    /// [`VmError`]; also where there is no 8259.
     pub fn connect_8259(&mut self) -> Result<(), VmError> {
-        for (chip_id, base) in [(KVM_IRQCHIP_PIC_MASTER, 0x08), (KVM_IRQCHIP_PIC_SLAVE, 0x70)] {
-            let mut chip = kvm_irqchip { chip_id, ..Default::default() };
-            self.fd.get_irqchip(&mut chip).map_err(call("KVM_GET_IRQCHIP of an 8259"))?;
-            chip.chip.pic.imr = 0xff;
-            chip.chip.pic.irq_base = base;
-            self.fd.set_irqchip(&chip).map_err(call("KVM_SET_IRQCHIP of an 8259"))?;
-        }
-        self.routes.set_pins(routing(true))?;
+        self.interrupts.connect_8259()?;
         self.has_8259 = true;
         Ok(())
-    }
-
-    /// Makes writes to `source`, an eventfd, raise the I/O APIC's pin `gsi` for an instant.
-    ///
-    /// # Errors
-    /// [`VmError::Call`], also when `source` is no eventfd.
-    pub fn wire(&self, source: &EventFd, gsi: u32) -> Result<(), VmError> {
-        self.fd.register_irqfd(source, gsi).map_err(call(format!("KVM_IRQFD for interrupt {gsi}")))
-    }
-
-    /// A line that holds the I/O APIC's pin `gsi`.
-    #[must_use]
-    pub fn line(&self, gsi: u32) -> Box<dyn Line> {
-        Box::new(Pin { fd: Arc::clone(&self.fd), gsi })
-    }
-}
-
-#[derive(Debug)]
-struct Pin {
-    fd: Arc<VmFd>,
-    gsi: u32,
-}
-
-impl Line for Pin {
-    fn set(&self, high: bool) {
-        // It fails only for a pin that does not exist or without an interrupt controller.
-        let _ = self.fd.set_irq_line(self.gsi, high);
     }
 }
 
@@ -165,22 +135,6 @@ fn set_slots(fd: &VmFd, memory: &Memory) -> Result<(), VmError> {
             .map_err(call(format!("KVM_SET_USER_MEMORY_REGION of {} bytes at {:#x}", slot.bytes, slot.start)))?;
     }
     Ok(())
-}
-
-/// Every global system interrupt goes to the I/O APIC's pin of that number; those below 16 also to the 8259s, if
-/// `legacy`, except for number 2, where the second 8259 is.
-fn routing(legacy: bool) -> Vec<kvm_irq_routing_entry> {
-    let entry = |gsi: u32, irqchip: u32, pin: u32| {
-        let mut entry = kvm_irq_routing_entry { gsi, type_: KVM_IRQ_ROUTING_IRQCHIP, ..Default::default() };
-        entry.u.irqchip = kvm_irq_routing_irqchip { irqchip, pin };
-        entry
-    };
-    let mut entries: Vec<kvm_irq_routing_entry> = (0..PINS).map(|pin| entry(pin, KVM_IRQCHIP_IOAPIC, pin)).collect();
-    if legacy {
-        entries.extend((0..8).filter(|pin| *pin != 2).map(|pin| entry(pin, KVM_IRQCHIP_PIC_MASTER, pin)));
-        entries.extend((0..8).map(|pin| entry(8 + pin, KVM_IRQCHIP_PIC_SLAVE, pin)));
-    }
-    entries
 }
 
 /// An eventfd, from a descriptor that the manager gave.

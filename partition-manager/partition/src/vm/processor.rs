@@ -3,11 +3,15 @@
 use super::cpuid::{self, Facts};
 use super::{Vm, VmError, call, machine_check};
 use crate::boot::Entry;
+use crate::interrupts::Emulated;
+use crate::vcpu::local::{APIC_BOOT, APIC_ON, Seat};
 use frame::launch::LaunchSpec;
+use frame::platform::LAPIC_BASE;
 use kvm_bindings::{
     CpuId, KVM_CAP_SYNC_REGS, KVM_MAX_CPUID_ENTRIES, Msrs, kvm_cpuid_entry2, kvm_lapic_state, kvm_msr_entry,
 };
 use kvm_ioctls::{Cap, SyncReg, VcpuFd};
+use std::sync::Arc;
 
 const MISC_ENABLE: u32 = 0x1a0;
 const FAST_STRINGS: u64 = 1;
@@ -44,7 +48,7 @@ impl Kit {
             .map_err(call("KVM_GET_SUPPORTED_CPUID"))?
             .as_slice()
             .to_vec();
-        let deadline = vm.kvm.check_extension(Cap::TscDeadlineTimer);
+        let deadline = vm.kvm.check_extension(Cap::TscDeadlineTimer) && vm.interrupts.emulated().is_none();
         let supported = vm.kvm.check_extension_raw(KVM_CAP_SYNC_REGS.into());
         let sync = [SyncReg::Register, SyncReg::SystemRegister, SyncReg::VcpuEvents]
             .into_iter()
@@ -68,11 +72,12 @@ impl Kit {
     }
 
     /// Makes virtual processor number `id`, ready to run: the boot processor, with an `entry`, at its first
-    /// instruction; the others where they wait for a start-up interrupt.
+    /// instruction; the others where they wait for a start-up interrupt. With it comes what its thread needs where its
+    /// local APIC is in user space.
     ///
     /// # Errors
     /// [`VmError`] with the call that failed.
-    pub fn build(&mut self, vm: &Vm, id: u32, entry: Option<&Entry>) -> Result<VcpuFd, VmError> {
+    pub fn build(&mut self, vm: &Vm, id: u32, entry: Option<&Entry>) -> Result<(VcpuFd, Option<Seat>), VmError> {
         let failed = |what: &str| call(format!("{what} of virtual processor {id}"));
         let mut fd = vm.fd.create_vcpu(self.identifier(id).into()).map_err(failed("KVM_CREATE_VCPU"))?;
         if self.facts.tsc_khz.is_none() {
@@ -85,11 +90,17 @@ impl Kit {
             machine_check::set_up(&fd, banks).map_err(failed("KVM_X86_SETUP_MCE"))?;
         }
         set_msrs(&fd).map_err(failed("KVM_SET_MSRS"))?;
-        let mut lapic = fd.get_lapic().map_err(failed("KVM_GET_LAPIC"))?;
-        let by_8259 = vm.has_8259 && id == 0;
-        set_register(&mut lapic, LVT_LINT0, if by_8259 { EXTINT } else { EXTINT | MASKED });
-        set_register(&mut lapic, LVT_LINT1, NMI);
-        fd.set_lapic(&lapic).map_err(failed("KVM_SET_LAPIC"))?;
+        let seat = match vm.interrupts.emulated() {
+            Some(emulated) => Some(seat(&fd, emulated, id).map_err(failed("a register's ioctl"))?),
+            None => {
+                let mut lapic = fd.get_lapic().map_err(failed("KVM_GET_LAPIC"))?;
+                let by_8259 = vm.has_8259 && id == 0;
+                set_register(&mut lapic, LVT_LINT0, if by_8259 { EXTINT } else { EXTINT | MASKED });
+                set_register(&mut lapic, LVT_LINT1, NMI);
+                fd.set_lapic(&lapic).map_err(failed("KVM_SET_LAPIC"))?;
+                None
+            }
+        };
         if let Some(entry) = entry {
             let mut sregs = fd.get_sregs().map_err(failed("KVM_GET_SREGS"))?;
             let regs = entry.registers(&mut sregs);
@@ -101,8 +112,16 @@ impl Kit {
         for set in &self.sync {
             fd.set_sync_valid_reg(*set);
         }
-        Ok(fd)
+        Ok((fd, seat))
     }
+}
+
+/// Switches on the local APIC that is in user space, of which KVM knows the base alone.
+fn seat(fd: &VcpuFd, emulated: &Arc<Emulated>, id: u32) -> Result<Seat, vmm_sys_util::errno::Error> {
+    let mut sregs = fd.get_sregs()?;
+    sregs.apic_base = LAPIC_BASE | APIC_ON | if id == 0 { APIC_BOOT } else { 0 };
+    fd.set_sregs(&sregs)?;
+    Ok(Seat { emulated: Arc::clone(emulated), reset: (fd.get_regs()?, sregs) })
 }
 
 /// Sets what this host's KVM honours of what firmware would have set; the rest stays as it is.

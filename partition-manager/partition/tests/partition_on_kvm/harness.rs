@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, bail, ensure};
 use frame::cpuset::CpuSet;
 use frame::device::DeviceSpec;
-use frame::launch::{BootSpec, InterruptSpec, LaunchSpec, MemorySpec, Place, ProcessorSpec, Topology};
+use frame::launch::{BootSpec, InterruptMode, InterruptSpec, LaunchSpec, MemorySpec, Place, ProcessorSpec, Topology};
 use frame::name::Name;
 use frame::record::{self, ExitReason, Final};
 use frame::wire::{Packet, Report, Request};
@@ -194,6 +194,8 @@ pub struct Setup {
     pub exit_device: bool,
     /// Devices on the PCI bus.
     pub devices: Vec<DeviceSpec>,
+    /// Where the interrupt controllers are.
+    pub interrupt_mode: InterruptMode,
     /// Whether there is an 8254; by the kernel when absent.
     pub pit: Option<bool>,
     /// The kernel's command line.
@@ -239,6 +241,7 @@ impl Setup {
             interrupts: vec![],
             exit_device: false,
             devices: vec![],
+            interrupt_mode: InterruptMode::default(),
             pit: None,
             cmdline: "",
             initrd: None,
@@ -285,6 +288,7 @@ impl Setup {
             pit: self.pit,
             exit_device: self.exit_device,
             devices: self.devices.clone(),
+            interrupt_mode: self.interrupt_mode,
             interrupts: self.interrupts.iter().map(|gsi| InterruptSpec { gsi: *gsi }).collect(),
         })
     }

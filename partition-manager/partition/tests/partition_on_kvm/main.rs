@@ -5,6 +5,7 @@ mod endings;
 mod guest;
 mod harness;
 mod hostile;
+mod interrupts;
 mod ladder;
 mod multiboot;
 mod payload;
@@ -28,6 +29,7 @@ fn main() -> std::process::ExitCode {
         ladder::TESTS,
         protocol::TESTS,
         hostile::TESTS,
+        interrupts::TESTS,
         multiboot::TESTS,
         pit::TESTS,
         topology::TESTS,

@@ -25,6 +25,7 @@ fn offered(vendor: &[u8; 4]) -> Vec<kvm_cpuid_entry2> {
         leaf(0x12, 0, [1; 4]),
         leaf(0x15, 0, [7; 4]),
         leaf(HYPERVISOR_BASE, 0, [HYPERVISOR_BASE + 1, 1, 2, 3]),
+        leaf(HYPERVISOR_FEATURES, 0, [u32::MAX, 0, 0, 0]),
         leaf(0x8000_0001, 0, [0, 0, u32::MAX, 0]),
         leaf(0x8000_0008, 0, [0x3030, 0, u32::MAX, 0]),
         leaf(0x8000_000a, 0, [1; 4]),
@@ -35,7 +36,7 @@ fn offered(vendor: &[u8; 4]) -> Vec<kvm_cpuid_entry2> {
 
 fn facts(places: Vec<Place>) -> Facts {
     let layout = ApicLayout::of(&places).unwrap();
-    Facts { places, layout, caches: vec![], deadline: true, tsc_khz: Some(2_600_000) }
+    Facts { places, layout, caches: vec![], deadline: true, kernel_apic: true, tsc_khz: Some(2_600_000) }
 }
 
 fn regular(packages: u32, cores: u32, threads: u32) -> Vec<Place> {
@@ -180,4 +181,15 @@ fn the_frequency_is_told_where_it_is_known() {
     assert!(!amd.iter().any(|e| matches!(e.function, TIME_STAMP_COUNTER | FREQUENCIES)));
     let unknown = table(&offered(b"Genu"), &Facts { tsc_khz: None, ..known }, 0);
     assert!(!unknown.iter().any(|e| matches!(e.function, TIME_STAMP_COUNTER | FREQUENCIES | HYPERVISOR_TIMING)));
+}
+
+#[test]
+fn what_needs_the_kernels_apic_is_told_only_with_it() {
+    for kernel_apic in [true, false] {
+        let facts = Facts { kernel_apic, deadline: kernel_apic, ..facts(regular(1, 2, 1)) };
+        let table = table(&offered(b"Genu"), &facts, 0);
+        let (one, features) = (leaf(&table, 1, 0).ecx, leaf(&table, HYPERVISOR_FEATURES, 0).eax);
+        assert_eq!((one & X2APIC != 0, one & TSC_DEADLINE != 0), (kernel_apic, kernel_apic));
+        assert_eq!(features, if kernel_apic { u32::MAX } else { !NEED_KERNEL_APIC });
+    }
 }

@@ -81,6 +81,7 @@ pub fn frame(count: u32, machine: &Inventory, supply: Supply) -> Result<Frame> {
             shutdown: Shutdown::default(),
             pit: None,
             exit_device: false,
+            interrupts: frame::launch::InterruptMode::Kernel,
         });
     }
     let pool = |at: u32| Ok(Pool { name: Name::new(format!("pool{at}"))?, cpus: in_pools / pools });
