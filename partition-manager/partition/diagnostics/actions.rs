@@ -79,6 +79,7 @@ pub fn perform(state: &mut State, command: Command) {
             line.text("digest=").hex(digest());
         }
         Command::Storm(count) => storm(count.min(STORM_LIMIT), line),
+        Command::Ipi(count) => ipi(count.min(STORM_LIMIT), line),
         Command::Deny => {
             state.denying = true;
             line.text("requests to shut down will be denied");
@@ -239,6 +240,23 @@ fn digest() -> u64 {
         let word = unsafe { core::ptr::from_ref(word).read_volatile() };
         (digest ^ word).wrapping_mul(0x100_0000_01b3)
     })
+}
+
+/// Interrupts all other processors again and again, each time once all have taken the one before.
+fn ipi(count: u64, line: &mut Line) {
+    let others = processors::running().saturating_sub(1);
+    let start = ring0::tsc();
+    let mut taken = 0;
+    for _ in 0..count {
+        let before = probe::interrupts(ring0::STORM_VECTOR);
+        apic::interrupt_others(ring0::STORM_VECTOR);
+        if !clock::within(1000, || probe::interrupts(ring0::STORM_VECTOR) - before >= others) {
+            break;
+        }
+        taken += others;
+    }
+    let spent = ring0::tsc().wrapping_sub(start);
+    line.text("ipi=").number(count).field("taken", taken).field("total_us", clock::microseconds(spent));
 }
 
 fn storm(count: u64, line: &mut Line) {

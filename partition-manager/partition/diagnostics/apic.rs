@@ -22,6 +22,7 @@ const DEADLINE_MODE: u32 = 2 << 17;
 const INIT: u32 = 0x4500;
 const STARTUP: u32 = 0x4600;
 const SELF: u32 = 0x4_4000;
+const OTHERS: u32 = 0xc_4000;
 
 /// Whether the timer has the TSC deadline mode.
 static DEADLINE: AtomicBool = AtomicBool::new(false);
@@ -146,6 +147,11 @@ pub fn storm(vector: u8, count: u64) {
     for _ in 0..count {
         write(COMMAND, SELF | u32::from(vector));
     }
+}
+
+/// Sends all other processors an interrupt.
+pub fn interrupt_others(vector: u8) {
+    write(COMMAND, OTHERS | u32::from(vector));
 }
 
 /// Routes the I/O APIC's pins to the boot processor: 4 and 5 to 23 edge-triggered, the SCI level-triggered

@@ -39,6 +39,8 @@ pub enum Command {
     Digest,
     /// Send itself this many interrupts.
     Storm(u64),
+    /// Interrupt all other processors, this many times, and wait for each.
+    Ipi(u64),
     /// Deny requests to shut down.
     Deny,
     /// Approve requests to shut down.
@@ -62,7 +64,7 @@ pub enum Mistake {
 
 /// The commands, for people.
 pub const HELP: &str = "help info beats reset-beats off exit N reboot crash triple-fault hang spin idle exits N wild ADDRESS \
-                        dirty MIB digest storm N deny approve ignore-nmi ignore-button";
+                        dirty MIB digest storm N ipi N deny approve ignore-nmi ignore-button";
 
 /// Reads a line: words between blanks.
 ///
@@ -96,6 +98,7 @@ fn build(word: &[u8], argument: Option<&[u8]>) -> Result<Command, Mistake> {
         b"wild" => return number().map(Command::Wild),
         b"dirty" => return number().map(Command::Dirty),
         b"storm" => return number().map(Command::Storm),
+        b"ipi" => return number().map(Command::Ipi),
         b"help" => Command::Help,
         b"info" => Command::Info,
         b"beats" => Command::Beats,
@@ -152,6 +155,6 @@ mod tests {
             assert_ne!(parse(word.as_bytes()), Err(Mistake::Unknown), "{word}");
             named += 1;
         }
-        assert_eq!(named, 21);
+        assert_eq!(named, 22);
     }
 }

@@ -162,7 +162,7 @@ impl State {
             Err(Mistake::Unknown) => console::say(Line::new().text("unknown command; help lists the commands")),
             Err(Mistake::Argument) => {
                 console::say(
-                    Line::new().text("wrong argument: exits, wild, dirty and storm take one number, others none"),
+                    Line::new().text("wrong argument: exits, wild, dirty, storm and ipi take one number, others none"),
                 );
             }
         }

@@ -51,6 +51,10 @@ fn all(interrupt_mode: InterruptMode) -> Result<()> {
     let storm = partition.until("total_us")?;
     ensure!(storm.contains("storm=50 taken=50"), "{storm:?}");
 
+    partition.manager.send(Request::Input(b"ipi 50\n".to_vec()))?;
+    let ipi = partition.until("total_us")?;
+    ensure!(ipi.contains("ipi=50 taken=50"), "{ipi:?}");
+
     partition.manager.send(Request::Input(b"ignore-nmi\n".to_vec()))?;
     partition.until("NMIs will only be counted")?;
     partition.manager.send(Request::Nmi)?;
