@@ -13,8 +13,8 @@ pub const TESTS: &[Test] = &[
     ("interrupts_come_by_controllers_in_the_kernel", || all(InterruptMode::Kernel)),
     ("interrupts_come_by_split_controllers", || all(InterruptMode::Split)),
     ("interrupts_come_by_emulated_controllers", || all(InterruptMode::Emulated)),
-    ("a_halted_processor_with_emulated_controllers_stops", || stops("", InterruptMode::Emulated)),
-    ("a_busy_processor_with_emulated_controllers_stops", || stops("run=spin", InterruptMode::Emulated)),
+    ("a_halted_processor_with_emulated_controllers_stops", || stops("idle", "halting when idle")),
+    ("a_busy_processor_with_emulated_controllers_stops", || stops("spin", "spinning")),
     ("an_8259_is_refused_where_there_is_none", no_8259),
 ];
 
@@ -69,13 +69,15 @@ fn all(interrupt_mode: InterruptMode) -> Result<()> {
     Ok(())
 }
 
-fn stops(cmdline: &'static str, interrupt_mode: InterruptMode) -> Result<()> {
-    let setup = Setup { interrupt_mode, ..Setup::payload(cmdline).processors(2) };
+fn stops(command: &str, answer: &str) -> Result<()> {
+    let setup = Setup { interrupt_mode: InterruptMode::Emulated, ..Setup::payload("").processors(2) };
     let mut partition = Partition::run(&setup)?;
     partition.until("2 of 2 processors up")?;
+    partition.manager.send(Request::Input(format!("{command}\n").into_bytes()))?;
+    partition.until(answer)?;
     partition.manager.send(Request::Stop)?;
     let last = partition.manager.last()?;
-    ensure!(last.registers.len() == 2, "{last:?}");
+    ensure!(last.cause == Cause::Stopped && last.registers.len() == 2, "{last:?}");
     Ok(())
 }
 
