@@ -35,6 +35,9 @@ impl Frame {
     #[must_use]
     pub fn with_paths_from(mut self, directory: &Path) -> Self {
         for partition in &mut self.partitions {
+            for disk in &mut partition.disks {
+                disk.path = directory.join(&disk.path);
+            }
             if let Boot::Kernel { kernel, initrd, modules, .. } = &mut partition.boot {
                 let modules = modules.iter_mut().map(|module| &mut module.path);
                 for path in std::iter::once(kernel).chain(initrd).chain(modules) {
@@ -82,6 +85,29 @@ pub struct Partition {
     pub exit_device: bool,
     /// Where its interrupt controllers are.
     pub interrupts: InterruptMode,
+    /// Whether it has a source of random numbers; when absent, a kernel has one and the payload has none.
+    pub entropy: Option<bool>,
+    /// Its disks, in the order of the file.
+    pub disks: Vec<Disk>,
+}
+
+/// A disk: a raw image or a block device of the host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Disk {
+    /// Its name, unique among the devices of the partition.
+    pub name: Name,
+    /// The image or block device, absolute or relative to the frame file.
+    pub path: PathBuf,
+    /// Whether the guest may only read.
+    pub read_only: bool,
+    /// Serial number that the guest reads.
+    pub serial: String,
+    /// Its PCI slot; given by [`crate::device::assign`] when absent.
+    pub slot: Option<u8>,
+    /// Most requests in a second.
+    pub operations: Option<u64>,
+    /// Most bytes in a second.
+    pub bandwidth: Option<u64>,
 }
 
 /// What an inactive partition holds of the frame.

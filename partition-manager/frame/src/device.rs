@@ -1,5 +1,6 @@
 //! The devices of one partition, as its process is told: slots, kinds and what each kind needs.
 
+use crate::declare::{Boot, Partition};
 use crate::name::Name;
 use crate::platform::PCI_SLOTS;
 use serde::{Deserialize, Serialize};
@@ -12,6 +13,13 @@ pub const MOST_QUEUE_PAIRS: u8 = 16;
 pub const LONGEST_SERIAL: usize = 20;
 /// Largest VLAN identifier; 0 and 4095 are reserved (IEEE 802.1Q, table 9-2).
 pub const LARGEST_VLAN: u16 = 4094;
+
+/// Name of the source of random numbers.
+pub const ENTROPY: &str = "entropy";
+/// Slot of the source of random numbers.
+pub const ENTROPY_SLOT: u8 = 1;
+/// First slot of what has none of its own; those below are for devices of which there is one.
+pub const FIRST_FREE_SLOT: u8 = 8;
 
 /// One device.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -80,6 +88,56 @@ impl DeviceKind {
             Self::Network(network) => network.queues as usize,
         }
     }
+}
+
+/// Gives a slot to each device that asks for none: the one that it had before, as `known` says, else the lowest
+/// that is free. So a device that comes or goes moves no other. None where no slot is left.
+#[must_use]
+pub fn assign(asked: &[(Name, Option<u8>)], known: &[(Name, u8)]) -> Option<Vec<u8>> {
+    let free = FIRST_FREE_SLOT..PCI_SLOTS;
+    let mut given: Vec<Option<u8>> = asked.iter().map(|(_, slot)| *slot).collect();
+    for ((name, _), place) in asked.iter().zip(0..) {
+        let before = known.iter().find(|(other, _)| other == name).map(|(_, slot)| *slot);
+        let before = before.filter(|slot| free.contains(slot) && !given.contains(&Some(*slot)));
+        if let (Some(slot @ None), Some(before)) = (given.get_mut(place), before) {
+            *slot = Some(before);
+        }
+    }
+    for place in 0..given.len() {
+        if given.get(place) == Some(&None) {
+            let next = free.clone().find(|slot| !given.contains(&Some(*slot)))?;
+            if let Some(slot) = given.get_mut(place) {
+                *slot = Some(next);
+            }
+        }
+    }
+    given.into_iter().collect()
+}
+
+/// The devices of a partition as it is declared; `known` are the slots that its devices had before.
+///
+/// # Errors
+/// [`DeviceError::TooMany`] when there are not slots for all.
+pub fn of(partition: &Partition, known: &[(Name, u8)]) -> Result<Vec<DeviceSpec>, DeviceError> {
+    let mut devices = vec![];
+    let is_kernel = matches!(partition.boot, Boot::Kernel { .. });
+    if partition.entropy.unwrap_or(is_kernel)
+        && let Ok(name) = Name::new(ENTROPY)
+    {
+        devices.push(DeviceSpec { name, slot: ENTROPY_SLOT, kind: DeviceKind::Entropy });
+    }
+    let asked: Vec<(Name, Option<u8>)> = partition.disks.iter().map(|disk| (disk.name.clone(), disk.slot)).collect();
+    let slots = assign(&asked, known).ok_or(DeviceError::TooMany(asked.len()))?;
+    for (disk, slot) in partition.disks.iter().zip(slots) {
+        let spec = DiskSpec {
+            read_only: disk.read_only,
+            serial: disk.serial.clone(),
+            operations: disk.operations,
+            bandwidth: disk.bandwidth,
+        };
+        devices.push(DeviceSpec { name: disk.name.clone(), slot, kind: DeviceKind::Disk(spec) });
+    }
+    Ok(devices)
 }
 
 /// Why a device cannot be had by anybody.
@@ -169,6 +227,31 @@ impl DeviceKind {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    proptest::proptest! {
+        #[test]
+        fn a_device_keeps_its_slot_whoever_comes_and_goes(
+            asked in proptest::collection::btree_map("[a-m]{1,2}", proptest::option::weighted(0.2, FIRST_FREE_SLOT..PCI_SLOTS), 0..20),
+            gone in proptest::collection::vec(proptest::prelude::any::<bool>(), 20),
+        ) {
+            let mut seen = vec![];
+            let asked: Vec<(Name, Option<u8>)> = asked
+                .into_iter()
+                .map(|(name, slot)| (Name::new(name).unwrap(), slot.filter(|slot| !seen.contains(slot)).inspect(|slot| seen.push(*slot))))
+                .collect();
+            let slots = assign(&asked, &[]).unwrap();
+            let unique: std::collections::BTreeSet<u8> = slots.iter().copied().collect();
+            proptest::prop_assert_eq!(unique.len(), slots.len());
+            proptest::prop_assert!(slots.iter().all(|slot| (FIRST_FREE_SLOT..PCI_SLOTS).contains(slot)));
+            let known: Vec<(Name, u8)> = asked.iter().zip(&slots).map(|((name, _), slot)| (name.clone(), *slot)).collect();
+            let left: Vec<(Name, Option<u8>)> =
+                asked.iter().zip(&gone).filter(|(_, gone)| !**gone).map(|(one, _)| one.clone()).collect();
+            let fewer = assign(&left, &known).unwrap();
+            for ((name, _), slot) in left.iter().zip(fewer) {
+                proptest::prop_assert!(known.contains(&(name.clone(), slot)), "{name} moved to {slot}");
+            }
+        }
+    }
 
     fn device(name: &str, slot: u8, kind: DeviceKind) -> DeviceSpec {
         DeviceSpec { name: Name::new(name).unwrap(), slot, kind }

@@ -4,7 +4,10 @@
 //! cannot express. Where the two must agree, a test holds them together.
 
 use crate::cpuset::HIGHEST;
+use crate::device::FIRST_FREE_SLOT;
+use crate::file::MOST_DISKS;
 use crate::launch::{MOST_MODULES, MOST_PROCESSORS};
+use crate::platform::PCI_SLOTS;
 use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, Schema, json_schema};
 use serde_json::{Value, json};
@@ -119,6 +122,42 @@ pub struct Settings {
     pub exit_device: Option<bool>,
     /// Where its interrupt controllers are; "kernel" when left out.
     pub interrupts: Option<Interrupts>,
+    /// Whether it has a source of random numbers; when left out, a kernel has one and the payload has none.
+    pub entropy: Option<bool>,
+    /// Disks: raw images or block devices of the host.
+    #[schemars(length(max = MOST_DISKS))]
+    pub disk: Option<Vec<Disk>>,
+}
+
+/// A disk.
+#[derive(Clone, Debug, JsonSchema)]
+#[schemars(deny_unknown_fields)]
+pub struct Disk {
+    /// Its name, unique among the devices of the partition.
+    pub name: Name,
+    /// A raw image or a block device; a relative path begins at the directory of this file.
+    pub path: FileName,
+    /// Whether the guest may only read; false when left out.
+    pub read_only: Option<bool>,
+    /// Serial number that the guest reads: at most 20 characters of ASCII, without spaces.
+    #[schemars(regex(pattern = r"^[!-~]{0,20}$"))]
+    pub serial: Option<String>,
+    /// Its PCI slot; a free one when left out.
+    #[schemars(range(min = FIRST_FREE_SLOT, max = PCI_SLOTS - 1))]
+    pub slot: Option<i64>,
+    /// What it may do in a second.
+    pub limit: Option<DiskLimit>,
+}
+
+/// What a disk may do in a second.
+#[derive(Clone, Debug, JsonSchema)]
+#[schemars(deny_unknown_fields)]
+pub struct DiskLimit {
+    /// Requests.
+    #[schemars(range(min = 1, max = u32::MAX))]
+    pub operations: Option<i64>,
+    /// Bytes that are read and written.
+    pub bandwidth: Option<Size>,
 }
 
 /// Virtual processors and what backs them.

@@ -136,6 +136,16 @@ rules! {
     Warning LADDER_EMPTY "ladder-empty": "every rung of the shutdown has no time: the partition is ended without being asked"
         => "give ask, button or nmi some time";
 
+    // Devices.
+    Error DUPLICATE_DEVICE "duplicate-device": "the device name NAME is declared twice in one partition"
+        => "rename one of the two";
+    Error DUPLICATE_SLOT "duplicate-slot": "slot SLOT is declared twice in one partition"
+        => "leave slot out of one of the two: it is given a free one";
+    Error BAD_SERIAL "bad-serial": "a disk cannot have the serial number TEXT"
+        => "write at most 20 characters of ASCII, without spaces";
+    Error ZERO_LIMIT "zero-limit": "bandwidth of limit cannot be 0B"
+        => "leave the limit out, or let something through";
+
     // What must suit among several.
     Error DUPLICATE_NAME "duplicate-name": "the partition name NAME is declared twice"
         => "rename one of the two";
@@ -201,6 +211,14 @@ rules! {
         => "name a Linux bzImage, an ELF with a 64-bit or PVH entry, or a multiboot image";
     Error IMAGE_TOO_LARGE "image-too-large": "the KIND of partition NAME, PATH, does not fit into its minimum memory"
         => "raise memory.minimum, or use a smaller file";
+    Error DISK_UNWRITABLE "disk-unwritable": "the disk of partition NAME, PATH, cannot be written: REASON"
+        => "let the user who runs the frame write it, or say read_only = true";
+    Error DISK_TOO_SHORT "disk-too-short": "the disk of partition NAME, PATH, has BYTES bytes"
+        => "a disk has at least one sector of 512 bytes: `truncate -s 1G PATH` makes an image";
+    Error DISK_FORMAT "disk-format": "the disk of partition NAME, PATH, is a FORMAT image"
+        => "only raw images are taken: `qemu-img convert -O raw PATH disk.img`";
+    Error DISK_SHARED "disk-shared": "partitions NAME and NAME use one image, and not both only read it"
+        => "give each an image of its own, or say read_only = true in both";
     Error SOCKET_PATH "socket-path": "the socket of NAME would have a path of BYTES bytes: a Unix socket takes at most 107"
         => "choose a shorter name, or a shorter --root";
     Warning NO_INVENTORY "no-inventory": "whether the frame fits this host was not checked"

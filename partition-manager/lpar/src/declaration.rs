@@ -17,7 +17,8 @@ use frame::rule::Rule;
 use os::regular::{self, RegularError};
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{IsTerminal, Read};
+use std::io::{IsTerminal, Read, Seek, SeekFrom};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 /// Most warnings of one rule that are shown one by one.
@@ -211,6 +212,9 @@ fn facts(frame: &Frame, directory: &Path) -> FileFacts {
 }
 
 fn fact(path: &Path, purpose: Purpose) -> FileFact {
+    if purpose.is_disk() {
+        return disk_fact(path, purpose);
+    }
     let metadata = match std::fs::metadata(path) {
         Ok(metadata) => metadata,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return FileFact::Missing,
@@ -228,12 +232,55 @@ fn fact(path: &Path, purpose: Purpose) -> FileFact {
     let opened = File::open(path).and_then(|file| file.take(image::HEAD as u64).read_to_end(&mut head));
     match (opened, purpose) {
         (Err(error), _) => FileFact::Unreadable(error.to_string()),
-        (Ok(_), Purpose::Initrd | Purpose::Module) => FileFact::Good { length },
+        (Ok(_), Purpose::Initrd | Purpose::Module | Purpose::Disk | Purpose::WritableDisk) => FileFact::Good { length },
         (Ok(_), Purpose::Kernel) => match image::identify(&head, length) {
             Ok(image) => FileFact::Kernel { length, takes_modules: image.takes_modules() },
             Err(error) => FileFact::BadImage(error),
         },
     }
+}
+
+/// What images of other formats begin with.
+const FORMATS: [(&[u8], &str); 4] =
+    [(b"QFI\xfb", "qcow2"), (b"KDMV", "VMDK"), (b"vhdxfile", "VHDX"), (b"conectix", "VHD")];
+
+fn disk_fact(path: &Path, purpose: Purpose) -> FileFact {
+    let metadata = match std::fs::metadata(path) {
+        Ok(metadata) => metadata,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return FileFact::Missing,
+        Err(error) => return FileFact::Unreadable(error.to_string()),
+    };
+    if metadata.is_dir() {
+        return FileFact::NoFile("a directory".into());
+    }
+    if !metadata.is_file() && !metadata.file_type().is_block_device() {
+        return FileFact::NoFile("a character device, a pipe or a socket".into());
+    }
+    let mut head = Vec::new();
+    let opened = File::open(path).and_then(|mut file| {
+        let length = file.seek(SeekFrom::End(0))?;
+        file.rewind()?;
+        file.take(8).read_to_end(&mut head)?;
+        Ok(length)
+    });
+    let length = match opened {
+        Ok(length) => length,
+        Err(error) => return FileFact::Unreadable(error.to_string()),
+    };
+    if let Some((_, format)) = FORMATS.iter().find(|(magic, _)| head.starts_with(magic)) {
+        return FileFact::Format(format);
+    }
+    if purpose == Purpose::WritableDisk
+        && let Err(error) = File::options().write(true).open(path)
+    {
+        return FileFact::Unwritable(error.to_string());
+    }
+    let identity = match metadata.file_type().is_block_device() {
+        // Two nodes may stand for one device.
+        true => (u64::MAX, metadata.rdev()),
+        false => (metadata.dev(), metadata.ino()),
+    };
+    FileFact::Disk { length, identity }
 }
 
 #[cfg(test)]

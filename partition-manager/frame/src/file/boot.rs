@@ -53,7 +53,7 @@ impl Template {
     /// What partition `number` of the pattern starts, or the only one.
     pub(super) fn make(&self, number: Option<u32>) -> Boot {
         let text = |text: &str| number.map_or_else(|| text.to_owned(), |number| fill(text, number));
-        let path = |path: &Written| path.directory.join(text(&path.text));
+        let path = |path: &Written| path.make(number);
         match self {
             Self::Diagnostics { cmdline } => Boot::Diagnostics { cmdline: text(cmdline) },
             Self::Kernel { kernel, initrd, modules, cmdline } => Boot::Kernel {
@@ -78,8 +78,13 @@ impl Template {
 }
 
 impl Written {
-    fn size(&self) -> usize {
+    pub(super) fn size(&self) -> usize {
         self.text.len() + self.directory.as_os_str().len()
+    }
+
+    /// The path of partition `number` of the pattern, or of the only one.
+    pub(super) fn make(&self, number: Option<u32>) -> PathBuf {
+        self.directory.join(number.map_or_else(|| self.text.clone(), |number| fill(&self.text, number)))
     }
 }
 
@@ -197,7 +202,13 @@ fn cmdline(fields: &mut Fields<'_, '_>, numbers: Numbers, sink: &mut Sink) -> St
     text.value.to_owned()
 }
 
-fn path(fields: &mut Fields<'_, '_>, numbers: Numbers, sink: &mut Sink, key: &'static str) -> Option<Written> {
+/// A path under `key`, with numbers in it where there are some.
+pub(super) fn path(
+    fields: &mut Fields<'_, '_>,
+    numbers: Numbers,
+    sink: &mut Sink,
+    key: &'static str,
+) -> Option<Written> {
     let text = fields.text(sink, key, "a path in quotes")?;
     let longest = placed(&text, numbers, sink);
     let directory = fields.directory_of(key).unwrap_or_else(|| Path::new("")).to_owned();

@@ -4,7 +4,7 @@
 
 use super::MOST_DIAGNOSTICS;
 use super::spans::Spans;
-use crate::declare::{Boot, Frame};
+use crate::declare::{Boot, Disk, Frame, Partition};
 use crate::diagnostic::{Diagnostic, shown};
 use crate::image::ImageError;
 use crate::plan::Subject;
@@ -22,6 +22,18 @@ pub enum Purpose {
     Initrd,
     /// A multiboot module: any bytes.
     Module,
+    /// A disk that is only read.
+    Disk,
+    /// A disk that is read and written.
+    WritableDisk,
+}
+
+impl Purpose {
+    /// Whether it is a disk.
+    #[must_use]
+    pub const fn is_disk(self) -> bool {
+        matches!(self, Self::Disk | Self::WritableDisk)
+    }
 }
 
 /// What the caller found where a path leads.
@@ -39,6 +51,17 @@ pub enum FileFact {
         /// Whether it can be given modules ([`crate::image::Image::takes_modules`]).
         takes_modules: bool,
     },
+    /// A raw image or a block device.
+    Disk {
+        /// Its length, bytes.
+        length: u64,
+        /// Which it is, whatever path leads there: device and inode.
+        identity: (u64, u64),
+    },
+    /// It is there, but cannot be written; the operating system's reason.
+    Unwritable(String),
+    /// An image of another format than raw; its name.
+    Format(&'static str),
     /// Nothing is there.
     Missing,
     /// It is there, but cannot be read; the operating system's reason.
@@ -62,16 +85,21 @@ pub fn files(frame: &Frame) -> Vec<(PathBuf, Purpose)> {
             files.extend(modules.iter().map(|module| (module.path.clone(), Purpose::Module)));
             files.extend(initrd.clone().map(|path| (path, Purpose::Initrd)));
         }
+        files.extend(partition.disks.iter().map(|disk| (disk.path.clone(), purpose(disk))));
     }
     files.sort();
     files.dedup();
     files
 }
 
+const fn purpose(disk: &Disk) -> Purpose {
+    if disk.read_only { Purpose::Disk } else { Purpose::WritableDisk }
+}
+
 /// What is wrong with the files that the frame names.
 #[must_use]
 pub fn against(frame: &Frame, spans: &Spans, facts: &FileFacts) -> Vec<Diagnostic> {
-    let mut found = vec![];
+    let mut found = disks(frame, spans, facts);
     for partition in &frame.partitions {
         let Boot::Kernel { kernel, initrd, modules, .. } = &partition.boot else { continue };
         let one = [(Some(kernel), Purpose::Kernel, "boot.kernel"), (initrd.as_ref(), Purpose::Initrd, "boot.initrd")];
@@ -85,6 +113,7 @@ pub fn against(frame: &Frame, spans: &Spans, facts: &FileFacts) -> Vec<Diagnosti
                 Purpose::Kernel => "kernel",
                 Purpose::Initrd => "initrd",
                 Purpose::Module => "module",
+                Purpose::Disk | Purpose::WritableDisk => "disk",
             };
             let path = shown(&path.to_string_lossy());
             let lead = format!("the {what} of partition {}, {path},", partition.name);
@@ -97,7 +126,8 @@ pub fn against(frame: &Frame, spans: &Spans, facts: &FileFacts) -> Vec<Diagnosti
                     rule::BAD_IMAGE,
                     format!("{lead} cannot be started: it has no multiboot header, so it cannot be given modules"),
                 ),
-                FileFact::Good { .. } | FileFact::Kernel { .. } => continue,
+                FileFact::Good { .. } | FileFact::Kernel { .. } | FileFact::Disk { .. } => continue,
+                FileFact::Unwritable(_) | FileFact::Format(_) => continue,
                 FileFact::Missing => (rule::FILE_MISSING, format!("{lead} is not there")),
                 FileFact::Unreadable(why) => (rule::FILE_UNREADABLE, format!("{lead} cannot be read: {}", shown(why))),
                 FileFact::NoFile(kind) => (rule::FILE_KIND, format!("{lead} is {}, not a file", shown(kind))),
@@ -109,6 +139,65 @@ pub fn against(frame: &Frame, spans: &Spans, facts: &FileFacts) -> Vec<Diagnosti
             }
             found.push(diagnostic);
         }
+    }
+    found
+}
+
+/// What is wrong with disks: each by itself, and two of one image that one of them writes.
+fn disks(frame: &Frame, spans: &Spans, facts: &FileFacts) -> Vec<Diagnostic> {
+    type User<'f> = (&'f Partition, &'f Disk);
+    let mut users: BTreeMap<(u64, u64), Vec<User<'_>>> = BTreeMap::new();
+    let mut found = vec![];
+    let place = |(partition, disk): User<'_>| {
+        spans.find(&Subject::Partition(partition.name.clone()), &format!("disk.{}", disk.name))
+    };
+    let all = frame.partitions.iter().flat_map(|partition| partition.disks.iter().map(move |disk| (partition, disk)));
+    for user in all {
+        let (partition, disk) = user;
+        let Some(fact) = facts.get(&(disk.path.clone(), purpose(disk))) else { continue };
+        let lead =
+            format!("the disk {} of partition {}, {},", disk.name, partition.name, shown(&disk.path.to_string_lossy()));
+        let (rule, message) = match fact {
+            FileFact::Disk { length, .. } if *length < 512 => {
+                (rule::DISK_TOO_SHORT, format!("{lead} has {length} bytes, less than a sector of 512"))
+            }
+            FileFact::Disk { identity, .. } => {
+                let others = users.entry(*identity).or_default();
+                let writes = |other: &&User<'_>| !(disk.read_only && other.1.read_only);
+                let other = others.iter().find(writes).copied();
+                others.push(user);
+                let Some(other) = other else { continue };
+                let who = |(partition, disk): User<'_>| format!("disk {} of partition {}", disk.name, partition.name);
+                let message = format!(
+                    "{} and {} are one image, {}, and not both only read it",
+                    who(other),
+                    who(user),
+                    shown(&disk.path.to_string_lossy())
+                );
+                let mut diagnostic = Diagnostic::of(rule::DISK_SHARED, message);
+                if let Some(span) = place(user) {
+                    diagnostic = diagnostic.at(span, "again here");
+                }
+                if let Some(span) = place(other) {
+                    diagnostic = diagnostic.see(span, "first here");
+                }
+                found.push(diagnostic);
+                continue;
+            }
+            FileFact::Unwritable(why) => (rule::DISK_UNWRITABLE, format!("{lead} cannot be written: {}", shown(why))),
+            FileFact::Format(format) => (rule::DISK_FORMAT, format!("{lead} is a {format} image")),
+            FileFact::Missing => (rule::FILE_MISSING, format!("{lead} is not there")),
+            FileFact::Unreadable(why) => (rule::FILE_UNREADABLE, format!("{lead} cannot be read: {}", shown(why))),
+            FileFact::NoFile(kind) => {
+                (rule::FILE_KIND, format!("{lead} is {}, not a file or a block device", shown(kind)))
+            }
+            FileFact::Good { .. } | FileFact::Kernel { .. } | FileFact::BadImage(_) => continue,
+        };
+        let mut diagnostic = Diagnostic::of(rule, message);
+        if let Some(span) = place(user) {
+            diagnostic = diagnostic.at(span, "named here");
+        }
+        found.push(diagnostic);
     }
     found
 }

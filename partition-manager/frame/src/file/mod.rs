@@ -11,6 +11,7 @@
 
 mod boot;
 pub mod check;
+mod device;
 mod fields;
 mod include;
 mod json;
@@ -27,6 +28,9 @@ mod spans;
 #[cfg(test)]
 mod tests;
 mod walk;
+
+#[cfg(feature = "schema")]
+pub(crate) use device::MOST_DISKS;
 
 pub use include::{Alone, Included, Library, Remembered, Unavailable};
 pub use json::json;

@@ -1,6 +1,7 @@
 //! One partition of the file, or one pattern of partitions: everything but its processors and its boot.
 
 use super::boot::{self, Numbers, Template, stands_for_nothing};
+use super::device::{self, DiskTemplate};
 use super::fields::{self, At, Fields};
 use super::pattern::{fill, has_number, unknown};
 use super::sink::Sink;
@@ -27,7 +28,6 @@ pub(super) struct Declared {
 const LATER: &Rule = rule::NOT_IN_THIS_VERSION;
 /// Keys that a partition does not have, though one might look for them.
 const ELSEWHERE: &[(&str, &Rule, &str)] = &[
-    ("disk", LATER, "this version has no virtual disks"),
     ("network", LATER, "this version has no virtual networks"),
     ("device", LATER, "this version has no dedicated devices"),
     ("interrupt", LATER, "this version wires no interrupts by declaration"),
@@ -44,6 +44,7 @@ const OWN: &[(&str, &Rule, &str)] = &[
 struct Settings {
     partition: Partition,
     boot: Option<Template>,
+    disks: Vec<DiskTemplate>,
 }
 
 /// Reads `[defaults]` for their mistakes; partitions look into the table themselves.
@@ -81,7 +82,7 @@ pub(super) fn read(mut fields: Fields<'_, '_>, bounds: Bounds, gathered: &mut Ga
         (None, true) => Numbers::Unknown,
         (None, false) => Numbers::None,
     };
-    let Settings { partition, boot } = settings(&mut fields, bounds, numbers, sink, &mut keys);
+    let Settings { partition, boot, disks } = settings(&mut fields, bounds, numbers, sink, &mut keys);
     keys.note("", fields.span.clone());
     fields.note(&mut keys, "");
     let span = fields.span.clone();
@@ -97,7 +98,8 @@ pub(super) fn read(mut fields: Fields<'_, '_>, bounds: Bounds, gathered: &mut Ga
         sink.push(Diagnostic::of(rule::TOO_MANY_ITEMS, message).at(place, label));
         return;
     }
-    let text = boot.as_ref().map_or(0, Template::size).saturating_mul(times as usize);
+    let text = boot.as_ref().map_or(0, Template::size) + disks.iter().map(DiskTemplate::size).sum::<usize>();
+    let text = text.saturating_mul(times as usize);
     let Some(left) = gathered.text_left.checked_sub(text) else {
         gathered.text_left = 0;
         let message =
@@ -117,7 +119,8 @@ pub(super) fn read(mut fields: Fields<'_, '_>, bounds: Bounds, gathered: &mut Ga
         gathered.spans.note(Subject::Partition(name.clone()), Arc::clone(&keys));
         let boot = boot.as_ref().map(|boot| boot.make(number));
         let boot = boot.unwrap_or_else(|| partition.boot.clone());
-        let partition = Partition { name, boot, ..partition.clone() };
+        let disks = disks.iter().map(|disk| disk.make(number)).collect();
+        let partition = Partition { name, boot, disks, ..partition.clone() };
         gathered.partitions.push(Named { item: Declared { partition, id: id.clone() }, place });
     }
 }
@@ -201,6 +204,8 @@ fn settings(
         }
     };
     let boot = boot::read(fields, numbers, sink, keys);
+    let entropy = fields.truth(sink, "entropy").map(|at| at.value);
+    let disks = device::disks(fields, numbers, sink, keys);
     let shutdown =
         fields.table(sink, "shutdown", "shutdown", |_, _| true).map(|table| shutdown(table, boot.as_ref(), sink, keys));
     let none = Range { minimum: 0, desired: 0, maximum: 0 };
@@ -220,8 +225,10 @@ fn settings(
         pit,
         exit_device,
         interrupts: interrupts.map(|at| at.value).unwrap_or_default(),
+        entropy,
+        disks: vec![],
     };
-    Settings { partition, boot }
+    Settings { partition, boot, disks }
 }
 
 /// Gives a number to each partition that has none: the least that is free, in the order of names.

@@ -90,7 +90,7 @@ const MISTAKES: &[(&str, &str, &str, &str)] = &[
     ),
     ("shared_host = false", "colour = 1", "unknown-key", "\"colour\""),
     ("[[pool]]", "[[switch]]\nname = \"lan\"\n[[pool]]", "not-in-this-version", "no virtual switches"),
-    ("auto_start = false", "disk = []", "not-in-this-version", "no virtual disks"),
+    ("auto_start = false", "network = []", "not-in-this-version", "no virtual networks"),
     ("auto_start = false", "network = []", "not-in-this-version", "no virtual networks"),
     ("name = \"rack7\"", "", "missing-key", "name is missing"),
     ("name = \"db\"", "", "missing-key", "name is missing"),

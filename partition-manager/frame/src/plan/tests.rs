@@ -31,6 +31,8 @@ pub(super) fn partition(text: &str, id: u32, mode: ProcessorMode, count: Range<u
         pit: None,
         exit_device: false,
         interrupts: InterruptMode::Kernel,
+        entropy: None,
+        disks: vec![],
     }
 }
 

@@ -56,7 +56,39 @@ const EDITED: &[Edited] = &[
     ("missing-key", &[("[[pool]]", "➊[[pool]]"), ("cpus = 2", "")], "has no cpus"),
     ("wrong-type", &[("id = 7", "id = ➊\"7\"")], "a whole number from 1 to 65535"),
     ("single-table", &[("[[pool]]", "➊[pool]")], "declared as a single table"),
-    ("not-in-this-version", &[("auto_start = false", "➊disk = []")], "no virtual disks"),
+    ("not-in-this-version", &[("auto_start = false", "➊network = []")], "no virtual networks"),
+    (
+        "duplicate-device",
+        &[(
+            "[partition.shutdown]",
+            "[[partition.disk]]\nname = ➋\"a\"\npath = \"a\"\n[[partition.disk]]\nname = ➊\"a\"\npath = \"b\"\n[partition.shutdown]",
+        )],
+        "device name a is declared twice",
+    ),
+    (
+        "duplicate-slot",
+        &[(
+            "[partition.shutdown]",
+            "[[partition.disk]]\nname = \"a\"\npath = \"a\"\nslot = ➋9\n[[partition.disk]]\nname = \"b\"\npath = \"b\"\nslot = ➊9\n[partition.shutdown]",
+        )],
+        "slot 9 is declared twice",
+    ),
+    (
+        "bad-serial",
+        &[(
+            "[partition.shutdown]",
+            "[[partition.disk]]\nname = \"a\"\npath = \"a\"\nserial = ➊\"a b\"\n[partition.shutdown]",
+        )],
+        "cannot have the serial number",
+    ),
+    (
+        "zero-limit",
+        &[(
+            "[partition.shutdown]",
+            "[[partition.disk]]\nname = \"a\"\npath = \"a\"\nlimit = { bandwidth = ➊\"0B\" }\n[partition.shutdown]",
+        )],
+        "bandwidth of limit",
+    ),
     (
         "pit-without-8259",
         &[("auto_start = false", "pit = ➊true\ninterrupts = ➋\"emulated\"")],
@@ -338,6 +370,41 @@ fn files_of_the_host_are_judged_where_they_are_named() {
 }
 
 #[test]
+fn disks_are_judged_where_they_are_named() {
+    let one = "[[partition.disk]]\nname = \"root\"\npath = \"root.img\"\n";
+    let text = format!(
+        "{GOOD}{one}[[partition]]\nname = \"late\"\nprocessors = {{ mode = \"shared\", desired = 1, units = {{ desired = 0.1 }} }}\nmemory = {{ desired = \"2MiB\" }}\nboot = \"diagnostics\"\n{one}"
+    );
+    let judge = |text: &str, fact: FileFact| {
+        let reading = Files::of(&[("frame.toml", text)]).read();
+        let frame = reading.frame.as_ref().unwrap();
+        let facts: FileFacts =
+            files(frame).into_iter().filter(|(_, purpose)| purpose.is_disk()).map(|key| (key, fact.clone())).collect();
+        assert!(!facts.is_empty());
+        against(frame, &reading.spans, &facts)
+            .into_iter()
+            .map(|one| (one.rule, one.labels.len(), one.message))
+            .collect::<Vec<_>>()
+    };
+    let rules =
+        |fact: FileFact| judge(&text, fact).into_iter().map(|(rule, labels, _)| (rule, labels)).collect::<Vec<_>>();
+    let both = |rule| vec![(rule, 1), (rule, 1)];
+    assert_eq!(rules(FileFact::Missing), both("file-missing"));
+    assert_eq!(rules(FileFact::Unreadable("Permission denied".into())), both("file-unreadable"));
+    assert_eq!(rules(FileFact::NoFile("a directory".into())), both("file-kind"));
+    assert_eq!(rules(FileFact::Unwritable("Read-only file system".into())), both("disk-unwritable"));
+    assert_eq!(rules(FileFact::Format("qcow2")), both("disk-format"));
+    assert_eq!(rules(FileFact::Disk { length: 511, identity: (1, 2) }), both("disk-too-short"));
+    let shared = judge(&text, FileFact::Disk { length: 512, identity: (1, 2) });
+    assert_eq!(shared.iter().map(|(rule, labels, _)| (*rule, *labels)).collect::<Vec<_>>(), [("disk-shared", 2)]);
+    assert!(
+        shared[0].2.contains("disk root of partition batch") && shared[0].2.contains("disk root of partition late")
+    );
+    let readers = text.replace("path = \"root.img\"\n", "path = \"root.img\"\nread_only = true\n");
+    assert_eq!(judge(&readers, FileFact::Disk { length: 512, identity: (1, 2) }), []);
+}
+
+#[test]
 fn sockets_too_deep_are_judged_by_their_names() {
     let (frame, reading) = good();
     let found =
@@ -363,6 +430,10 @@ fn every_rule_of_the_table_has_its_test() {
         "bad-image",
         "image-too-large",
         "socket-path",
+        "disk-unwritable",
+        "disk-too-short",
+        "disk-format",
+        "disk-shared",
     ];
     let mut tested: BTreeSet<&str> = cases().iter().map(|(rule, _, _)| *rule).collect();
     tested.extend(judged_otherwise);

@@ -7,6 +7,7 @@ use crate::registers::Processor;
 use frame::declare::Partition;
 use frame::launch::LaunchSpec;
 use frame::lifecycle::Lifecycle;
+use frame::name::Name;
 use frame::wire::Request;
 use os::packet::{self, PacketError};
 use os::process::{Handle, Identity};
@@ -32,6 +33,8 @@ pub struct Entry {
     pub session: Option<OpenSession>,
     /// Virtual processors that it had when it last ran.
     pub processors: usize,
+    /// Slots that its devices had when it last ran: they keep them.
+    pub slots: Vec<(Name, u8)>,
 }
 
 /// The session that is open on a console.
@@ -55,7 +58,16 @@ impl Entry {
     /// A partition that the journal knows.
     #[must_use]
     pub fn kept(kept: Kept) -> Self {
-        Self { kept, declared: None, process: None, record: None, doorbell: None, session: None, processors: 0 }
+        Self {
+            kept,
+            declared: None,
+            process: None,
+            record: None,
+            doorbell: None,
+            session: None,
+            processors: 0,
+            slots: vec![],
+        }
     }
 
     /// What it is declared as now, or was when it was activated.

@@ -140,6 +140,7 @@ impl Driver {
             memory.push(descriptor);
         }
         process.memory = memory;
+        entry.slots = spec.devices.iter().map(|device| (device.name.clone(), device.slot)).collect();
         process.processors = map(descriptors)?;
         process.spec = Some(spec.clone());
         entry.processors = spec.processors.len();

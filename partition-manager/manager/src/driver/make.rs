@@ -8,7 +8,8 @@ use crate::record::Record;
 use crate::{clock, host, memory, spawn};
 use anyhow::{Context, anyhow, bail};
 use frame::assignment::Assignment;
-use frame::declare::{Boot, Partition};
+use frame::declare::{Boot, Disk, Partition};
+use frame::device::DeviceSpec;
 use frame::inventory::Inventory;
 use frame::launch::{BootSpec, Descriptor, LaunchSpec, MemorySpec, ProcessorSpec};
 use frame::lifecycle::Input;
@@ -22,10 +23,12 @@ use os::claim::Claim;
 use os::packet;
 use os::process::{Handle, Identity};
 use rustix::event::EventfdFlags;
+use rustix::fs::FlockOperation;
+use rustix::io::Errno;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -65,7 +68,9 @@ impl Driver {
         let plan = entry.kept.plan.as_ref().ok_or_else(|| anyhow!("nothing is assigned to it"))?;
         let declared = &entry.kept.declared;
         let frame = &self.settings.frame.name;
-        let spec = specification(plan, inventory, frame, block, entry.kept.incarnation, declared);
+        let devices = frame::device::of(declared, &entry.slots)?;
+        entry.slots = devices.iter().map(|device| (device.name.clone(), device.slot)).collect();
+        let spec = specification(plan, inventory, frame, block, entry.kept.incarnation, declared, devices);
         spec.validate()?;
         let mut memory = Vec::new();
         for range in &spec.memory {
@@ -83,6 +88,9 @@ impl Driver {
             for module in modules {
                 files.push(image(&module.path, "module")?);
             }
+        }
+        for disk in &declared.disks {
+            files.push(open_disk(disk).with_context(|| format!("disk {}, {}", disk.name, disk.path.display()))?);
         }
         prepare_record(entry)?;
         Ok(Kit { spec: Box::new(spec), memory, files })
@@ -179,7 +187,7 @@ impl Driver {
             cap: share::cap(plan),
             share: shares.get(&plan.name).copied().unwrap_or_else(|| plan.units()),
             memory: memory.saturating_add(tables).saturating_add(overhead),
-            threads: processors.saturating_add(THREADS),
+            threads: processors.saturating_add(THREADS).saturating_add(frame::device::MOST_DEVICES as u64),
         }
     }
 
@@ -324,6 +332,7 @@ fn specification(
     block: u64,
     incarnation: u64,
     declared: &Partition,
+    devices: Vec<DeviceSpec>,
 ) -> LaunchSpec {
     let (places, topology) = topology::shown(plan, inventory);
     let memory = plan.memory.iter().map(|extent| MemorySpec {
@@ -360,8 +369,8 @@ fn specification(
         topology,
         pit: declared.pit,
         exit_device: declared.exit_device,
-        devices: vec![],
         interrupt_mode: declared.interrupts,
+        devices,
     }
 }
 
@@ -389,6 +398,28 @@ fn image(path: &Path, what: &str) -> anyhow::Result<OwnedFd> {
         bail!("the {what} {} is no file", path.display());
     }
     Ok(file.into())
+}
+
+/// Opens the image of a disk, without ever waiting for it, and locks it: as long as a process has it, nobody else
+/// who asks for the lock writes it, nor reads what is written.
+fn open_disk(disk: &Disk) -> anyhow::Result<OwnedFd> {
+    let file = File::options()
+        .read(true)
+        .write(!disk.read_only)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(&disk.path)
+        .with_context(|| format!("it cannot be opened{}", if disk.read_only { "" } else { " for writing" }))?;
+    let kind = file.metadata()?.file_type();
+    if !kind.is_file() && !kind.is_block_device() {
+        bail!("it is neither a file nor a block device");
+    }
+    let lock =
+        if disk.read_only { FlockOperation::NonBlockingLockShared } else { FlockOperation::NonBlockingLockExclusive };
+    match rustix::fs::flock(&file, lock) {
+        Ok(()) => Ok(file.into()),
+        Err(Errno::WOULDBLOCK) => bail!("another partition or program uses it; end that first, or use another image"),
+        Err(errno) => Err(errno).context("it cannot be locked"),
+    }
 }
 
 /// Removes a socket that an earlier process left.

@@ -65,6 +65,8 @@ pub fn partition(name: &str, id: u32) -> Result<Partition> {
         pit: None,
         exit_device: false,
         interrupts: frame::launch::InterruptMode::Kernel,
+        entropy: None,
+        disks: vec![],
     })
 }
 

@@ -82,6 +82,8 @@ pub fn frame(count: u32, machine: &Inventory, supply: Supply) -> Result<Frame> {
             pit: None,
             exit_device: false,
             interrupts: frame::launch::InterruptMode::Kernel,
+            entropy: None,
+            disks: vec![],
         });
     }
     let pool = |at: u32| Ok(Pool { name: Name::new(format!("pool{at}"))?, cpus: in_pools / pools });
