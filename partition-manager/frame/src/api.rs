@@ -269,6 +269,8 @@ pub const LEFT: u8 = 4;
 
 /// Path of the list of partitions.
 pub const PARTITIONS: &str = "/v1/partitions";
+/// Path of the interrupt sources; with `?partition=NAME` of one partition.
+pub const INTERRUPTS: &str = "/v1/interrupts";
 /// Path of the frame's status.
 pub const FRAME: &str = "/v1/frame";
 /// Path of what is owned now.

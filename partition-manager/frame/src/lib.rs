@@ -17,6 +17,7 @@ pub mod file;
 pub mod form;
 pub mod guard;
 pub mod image;
+pub mod interrupt;
 pub mod inventory;
 pub mod ladder;
 pub mod launch;

@@ -159,6 +159,12 @@ pub enum Verb {
         #[arg(value_parser = |text: &str| Name::new(text))]
         name: Option<Name>,
     },
+    /// Show interrupt sources: whose each is, where it leads, what became of it.
+    Interrupts {
+        /// The partition; all of them when absent.
+        #[arg(value_parser = |text: &str| Name::new(text))]
+        name: Option<Name>,
+    },
     /// Show the event log.
     Events {
         /// Go on with events as they come, one line each, until Ctrl-C.
@@ -222,8 +228,21 @@ mod tests {
         assert_eq!(
             listed,
             [
-                "activate", "check", "console", "doctor", "down", "events", "explain", "ls", "plan", "show",
-                "shutdown", "stat", "up", "wait"
+                "activate",
+                "check",
+                "console",
+                "doctor",
+                "down",
+                "events",
+                "explain",
+                "interrupts",
+                "ls",
+                "plan",
+                "show",
+                "shutdown",
+                "stat",
+                "up",
+                "wait"
             ]
         );
     }

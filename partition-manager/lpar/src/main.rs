@@ -47,6 +47,7 @@ fn run(Arguments { common, verb }: Arguments) -> Outcome {
         }
         Verb::Wait { which, state, timeout } => verbs::wait(&common, &which.name, state, timeout),
         Verb::Console { which, force, history } => console::run(&common, &which.name, force, history),
+        Verb::Interrupts { name } => verbs::interrupts(&common, name.as_ref()),
         Verb::Stat { name } => verbs::stat(&common, name.as_ref()),
         Verb::Events { follow, newest } => verbs::events(&common, follow, newest),
         Verb::Explain { code } => verbs::explain(&common, code.as_deref()),

@@ -6,6 +6,7 @@ use frame::api::{
     DownRequest, FrameAssignment, FrameStatus, PartitionDetail, PartitionRow, PartitionStat, ShutdownRequest,
     WaitAnswer,
 };
+use frame::interrupt::InterruptRow;
 use frame::name::Name;
 use frame::state::State;
 use std::os::fd::OwnedFd;
@@ -80,6 +81,8 @@ pub enum Request {
     Show(Name, Reply<Box<PartitionDetail>>),
     /// Figures of one partition.
     Stat(Name, Reply<PartitionStat>),
+    /// Interrupt sources of one partition, or of all.
+    Interrupts(Option<Name>, Reply<Vec<InterruptRow>>),
     /// The frame.
     Frame(Reply<FrameStatus>),
     /// What is owned now.

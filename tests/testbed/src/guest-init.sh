@@ -4,6 +4,8 @@
 #   action=idle             print a beat each second, with a shell on the console (default)
 #   action=shell            no beats: the console has what its shell is asked for
 #   action=poweroff|reboot  do so by itself
+#   action=disk             copy the first disk to the second, say their digests and interrupts, move one to
+#                           processor 1
 #   after=SECONDS           this long after user space is reached (default 0)
 export PATH=/bin HOME=/
 mount -t proc proc /proc
@@ -49,6 +51,25 @@ poweroff)
 reboot)
     sleep "$after"
     leave reboot "rebooting"
+    ;;
+disk)
+    modprobe virtio_pci
+    modprobe virtio_blk
+    modprobe virtio-rng
+    say "disk first=$(md5sum </dev/vda | cut -d' ' -f1) serial=$(cat /sys/block/vda/serial)"
+    dd if=/dev/vda of=/dev/vdb bs=1M conv=fsync 2>/dev/null || say "disk cannot be copied"
+    echo 3 >/proc/sys/vm/drop_caches
+    say "disk second=$(dd if=/dev/vdb bs=1M count=$(($(cat /sys/block/vda/size) / 2048)) 2>/dev/null | md5sum | cut -d' ' -f1)"
+    dd if=/dev/zero of=/dev/vda bs=512 count=1 conv=fsync 2>/dev/null && say "disk first was written"
+    say "disk random=$(cat /sys/class/misc/hw_random/rng_available)"
+    irq=$(grep virtio0-input /proc/interrupts | cut -d: -f1 | tr -d ' ')
+    for mask in 1 2; do
+        echo "$mask" >"/proc/irq/$irq/smp_affinity"
+        head -c 64 /dev/hwrng >/dev/null
+    done
+    sync
+    grep virtio /proc/interrupts | while read -r line; do say "interrupt $line"; done
+    say "disk done"
     ;;
 idle)
     (

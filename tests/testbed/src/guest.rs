@@ -7,7 +7,7 @@ use crate::cpio::Archive;
 use crate::{Error, busybox, program};
 
 /// What may be loaded in a partition; the script loads the first two, for the ACPI power button.
-const MODULES: &[&str] = &["button", "evdev", "virtio_mmio", "virtio_pci", "virtio_blk", "virtio_net"];
+const MODULES: &[&str] = &["button", "evdev", "virtio_mmio", "virtio_pci", "virtio_blk", "virtio_net", "virtio-rng"];
 
 /// Tells what Linux made of the processors and caches; there on every Debian, and in no busybox.
 const LSCPU: &str = "/usr/bin/lscpu";

@@ -6,7 +6,8 @@ use crate::daemons::{Daemon, of};
 use crate::failure::{Outcome, refuse};
 use crate::roots;
 use crate::show::{Table, field, plain, size, span};
-use frame::api::{PARTITIONS, PartitionDetail, PartitionRow, PartitionStat};
+use frame::api::{INTERRUPTS, PARTITIONS, PartitionDetail, PartitionRow, PartitionStat};
+use frame::interrupt::{InterruptRow, SourceState};
 use frame::name::Name;
 use frame::units::Units;
 use std::collections::BTreeMap;
@@ -158,6 +159,56 @@ pub fn stat(common: &Common, name: Option<&Name>) -> Outcome {
     let stats: Vec<PartitionStat> =
         rows.iter().map(|row| manager.get(&of(&row.name, "/stat"))).collect::<Result<_, _>>()?;
     if common.json { json(&stats) } else { print(&stat_text(&stats)) }
+}
+
+/// `lpar interrupts [NAME]`.
+///
+/// # Errors
+/// When no frame answers, or there is no such partition.
+pub fn interrupts(common: &Common, name: Option<&Name>) -> Outcome {
+    let root = roots::running(common)?;
+    let path = name.map_or_else(|| INTERRUPTS.to_owned(), |name| format!("{INTERRUPTS}?partition={name}"));
+    let rows: Vec<InterruptRow> = Daemon::manager(&root).get(&path)?;
+    if common.json { json(&rows) } else { print(&interrupts_table(&rows).to_string()) }
+}
+
+fn interrupts_table(rows: &[InterruptRow]) -> Table {
+    let mut table = Table::new(&[
+        ">source",
+        "partition",
+        "device",
+        ">slot",
+        ">vector",
+        "state",
+        ">processor",
+        ">interrupt",
+        ">delivered",
+        ">masked",
+        ">freezes",
+    ]);
+    for row in rows {
+        let state = match row.state {
+            SourceState::Enabled => "enabled",
+            SourceState::Masked if row.pending => "masked, pending",
+            SourceState::Masked => "masked",
+            SourceState::Frozen => "frozen",
+            SourceState::Failed => "failed",
+        };
+        table.row([
+            format!("{:#x}", row.source),
+            row.partition.to_string(),
+            row.device.to_string(),
+            row.slot.to_string(),
+            row.vector.to_string(),
+            state.to_owned(),
+            row.processor.map_or_else(|| "-".to_owned(), |processor| processor.to_string()),
+            row.interrupt.map_or_else(|| "-".to_owned(), |interrupt| format!("{interrupt:#04x}")),
+            row.delivered.to_string(),
+            row.masked.to_string(),
+            row.freezes.to_string(),
+        ]);
+    }
+    table
 }
 
 fn stat_text(stats: &[PartitionStat]) -> String {

@@ -68,8 +68,7 @@ impl Driver {
             Report::Final(last) => self.apply(name, Input::Ended(Box::new(bounded(*last)))),
             Report::Pong => {}
             Report::Frozen(frozen) => self.froze(name, frozen),
-            // Nobody asks for it yet.
-            Report::Devices(_) => {}
+            Report::Devices(statuses) => self.told_devices(name, &statuses),
         }
         Ok(())
     }

@@ -464,7 +464,7 @@ mod tests {
         let declared = frame::file::read(frame).frame.unwrap().partitions.remove(0);
         let cpu = |id| Cpu { id, package: 0, core: 0, node: 0 };
         let inventory = Inventory { cpus: vec![cpu(2), cpu(3)], ..Inventory::default() };
-        let spec = specification(&plan, &inventory, &Name::new("t").unwrap(), 2 << 20, 4, &declared);
+        let spec = specification(&plan, &inventory, &Name::new("t").unwrap(), 2 << 20, 4, &declared, vec![]);
         assert_eq!(spec.validate(), Ok(()));
         assert_eq!(spec.boot, BootSpec::Diagnostics { cmdline: "name=a beat=5".into() });
         assert_eq!(spec.memory, [MemorySpec { node: 0, bytes: 6 << 20, pages: 4096 }]);

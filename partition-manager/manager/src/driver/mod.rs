@@ -13,6 +13,7 @@ mod hear;
 mod make;
 mod raise;
 mod release;
+mod sources;
 
 use crate::cgroup::group::{Groups, tag};
 use crate::journal::{self, Journal};
@@ -88,6 +89,7 @@ pub struct Driver {
     /// Partitions whose process is to be made; one at a time, so that beats and answers go on between.
     to_make: VecDeque<Name>,
     waiters: Vec<answer::Waiter>,
+    questions: Vec<sources::Question>,
     doomed: Vec<release::Doomed>,
     outbox: Outbox,
     /// Events that the journal had no room for, in order.
@@ -158,6 +160,7 @@ impl Driver {
             pools,
             to_make: VecDeque::new(),
             waiters: vec![],
+            questions: vec![],
             doomed: vec![],
             outbox,
             unkept: VecDeque::new(),
@@ -252,7 +255,8 @@ impl Driver {
         let doomed = self.doomed.iter().map(|doomed| Some(doomed.at));
         let starting = self.starting.as_ref().map(adopt::Starting::deadline);
         let down = self.down.as_ref().map(down::Down::deadline);
-        let all = lives.chain(waiters).chain(doomed).chain(starting).chain(down).flatten();
+        let questions = self.questions.iter().map(|question| Some(question.deadline()));
+        let all = lives.chain(waiters).chain(questions).chain(doomed).chain(starting).chain(down).flatten();
         let next = all.chain([self.beat]).min().unwrap_or(self.beat);
         Duration::from_millis(next.saturating_sub(now))
     }
@@ -277,6 +281,7 @@ impl Driver {
             }
         }
         self.expire_waiters(now);
+        self.settle_questions(now);
         self.remove_doomed(now);
     }
 
@@ -385,6 +390,7 @@ impl Driver {
                 let found = self.entries.get(&name).ok_or_else(|| Refusal::unknown(&name));
                 let _ = reply.send(found.map(answer::stat));
             }
+            Request::Interrupts(name, reply) => self.ask_interrupts(name, reply),
             Request::Frame(reply) => {
                 let _ = reply.send(Ok(self.status()));
             }

@@ -11,9 +11,10 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use crossbeam_channel::{Sender, TrySendError};
 use frame::api::{
-    ASSIGNMENT, DOWN, DownRequest, ErrorBody, FRAME, FrameAssignment, FrameStatus, OPENAPI, PartitionDetail,
-    PartitionRow, PartitionStat, ShutdownRequest, WaitAnswer,
+    ASSIGNMENT, DOWN, DownRequest, ErrorBody, FRAME, FrameAssignment, FrameStatus, INTERRUPTS, OPENAPI,
+    PartitionDetail, PartitionRow, PartitionStat, ShutdownRequest, WaitAnswer,
 };
+use frame::interrupt::InterruptRow;
 use frame::name::Name;
 use serde::Deserialize;
 use tokio::sync::oneshot;
@@ -119,11 +120,17 @@ struct Wait {
     timeout_ms: u64,
 }
 
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Of {
+    partition: Option<String>,
+}
+
 /// The description of the API.
 #[derive(OpenApi)]
 #[openapi(
     info(title = "Bulkhead partition manager", description = "Who owns what on the host, and what is done about it."),
-    paths(list, show, stat, activate, shutdown, wait, frame_status, assignment, down, console::open)
+    paths(list, show, stat, interrupts, activate, shutdown, wait, frame_status, assignment, down, console::open)
 )]
 struct Description;
 
@@ -137,6 +144,7 @@ pub fn router(queue: Sender<Message>) -> Router {
         .route("/v1/partitions/{name}/shutdown", post(shutdown))
         .route("/v1/partitions/{name}/wait", get(wait))
         .route("/v1/partitions/{name}/console", post(console::open))
+        .route(INTERRUPTS, get(interrupts))
         .route(FRAME, get(frame_status))
         .route(ASSIGNMENT, get(assignment))
         .route(DOWN, post(down))
@@ -206,6 +214,20 @@ async fn wait(
     Ok(Json(api.ask(|reply| Request::Wait { name, state, timeout_ms, reply }).await?))
 }
 
+/// Interrupt sources of all partitions that run, or of one.
+#[utoipa::path(get, path = "/v1/interrupts", params(("partition" = Option<String>, Query)), responses(
+    (status = 200, body = Vec<InterruptRow>), (status = 404, body = ErrorBody),
+    (status = 500, description = "The partition's process does not answer", body = ErrorBody)))]
+async fn interrupts(
+    State(api): State<Api>,
+    query: Result<Query<Of>, QueryRejection>,
+) -> Result<Json<Vec<InterruptRow>>, Problem> {
+    let Query(Of { partition }) = query?;
+    let wrong = |error: frame::name::NameError| Refusal { status: 400, message: error.to_string() };
+    let name = partition.map(Name::new).transpose().map_err(wrong)?;
+    Ok(Json(api.ask(|reply| Request::Interrupts(name, reply)).await?))
+}
+
 /// The frame and its manager.
 #[utoipa::path(get, path = "/v1/frame", responses((status = 200, body = FrameStatus)))]
 async fn frame_status(State(api): State<Api>) -> Result<Json<FrameStatus>, Problem> {
@@ -234,7 +256,7 @@ mod tests {
     fn the_description_names_every_path() {
         let text = serde_json::to_value(Description::openapi()).unwrap();
         let paths: Vec<&String> = text["paths"].as_object().unwrap().keys().collect();
-        assert_eq!(paths.len(), 10, "{paths:?}");
+        assert_eq!(paths.len(), 11, "{paths:?}");
     }
 
     #[test]

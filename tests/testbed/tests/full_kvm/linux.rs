@@ -21,9 +21,6 @@ pub const TESTS: &[Test] = &[
 
 /// A frame of Linux partitions: name, virtual processors, further words of the command line.
 fn up(testbed: &mut Testbed, partitions: &[(&str, u32, &str)]) -> Result<()> {
-    if let Err(error @ Error::NotBuilt { .. }) = install_bulkhead() {
-        return Err(skip(error.to_string()));
-    }
     let mut file = String::from(
         "[frame]\nname = \"bed\"\nmemory_block = \"2MiB\"\nreserved = { cpus = 0, memory = \"256MiB\" }\n\
          [[pool]]\nname = \"default\"\ncpus = 1\n",
@@ -39,12 +36,21 @@ fn up(testbed: &mut Testbed, partitions: &[(&str, u32, &str)]) -> Result<()> {
             host::GUEST_INITRD
         );
     }
+    raise(testbed, &file)
+}
+
+/// Brings a frame up, and leaves it.
+pub fn raise(testbed: &mut Testbed, file: &str) -> Result<()> {
+    if let Err(error @ Error::NotBuilt { .. }) = install_bulkhead() {
+        return Err(skip(error.to_string()));
+    }
     succeeds(testbed, &format!("cat > /tmp/bed.toml <<'FILE'\n{file}FILE"))?;
     succeeds(testbed, "lpar up /tmp/bed.toml --detach")?;
     Ok(())
 }
 
-fn down(testbed: &mut Testbed) -> Result<()> {
+/// Brings the frame down.
+pub fn down(testbed: &mut Testbed) -> Result<()> {
     succeeds(testbed, "lpar down --immediate")?;
     let left = succeeds(
         testbed,
@@ -55,14 +61,14 @@ fn down(testbed: &mut Testbed) -> Result<()> {
 }
 
 /// Runs a command that must succeed, and gives its standard output.
-fn succeeds(testbed: &mut Testbed, command: &str) -> Result<String> {
+pub fn succeeds(testbed: &mut Testbed, command: &str) -> Result<String> {
     let output = testbed.run(command, SOON)?;
     ensure!(output.success(), "`{command}` exited with {}:\n{}{}", output.status, output.stdout, output.stderr);
     Ok(output.stdout)
 }
 
 /// Waits until the console's history has `text` at least `times`, and gives the history.
-fn console(testbed: &mut Testbed, partition: &str, text: &str, times: usize) -> Result<String> {
+pub fn console(testbed: &mut Testbed, partition: &str, text: &str, times: usize) -> Result<String> {
     let start = Instant::now();
     loop {
         let history = succeeds(testbed, &format!("lpar console {partition} --history"))?;

@@ -4,6 +4,7 @@
 //! name it in that module's `TESTS`. [`harness::skip`] says that it cannot run on this machine.
 
 mod console;
+mod devices;
 mod harness;
 mod host;
 mod kernels;
@@ -18,5 +19,6 @@ fn main() -> ExitCode {
         ("kernels", kernels::TESTS),
         ("linux", linux::TESTS),
         ("topology", topology::TESTS),
+        ("devices", devices::TESTS),
     ])
 }

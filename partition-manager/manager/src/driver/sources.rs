@@ -1,0 +1,99 @@
+//! Interrupt sources: asked of the partitions' processes, since the guests route them.
+
+use super::Driver;
+use crate::clock;
+use crate::message::{Refusal, Reply};
+use frame::interrupt::{InterruptRow, rows};
+use frame::name::Name;
+use frame::wire::{DeviceStatus, Request};
+use std::collections::BTreeSet;
+
+/// How long partitions may take to answer, milliseconds.
+const PATIENCE_MS: u64 = 2_000;
+/// Most questions that are open at once; more are refused.
+const MOST_QUESTIONS: usize = 64;
+
+/// Somebody who asked for interrupt sources.
+#[derive(Debug)]
+pub struct Question {
+    about: Option<Name>,
+    missing: BTreeSet<Name>,
+    rows: Vec<InterruptRow>,
+    until: u64,
+    reply: Reply<Vec<InterruptRow>>,
+}
+
+impl Question {
+    /// When it is answered in any case.
+    pub fn deadline(&self) -> u64 {
+        self.until
+    }
+
+    fn answer(mut self) {
+        let silent = self.about.filter(|name| self.missing.contains(name));
+        self.rows.sort_by_key(|row| row.source);
+        let answer = match silent {
+            Some(name) => Err(Refusal::failed(format!(
+                "the process of partition {name} did not say in {PATIENCE_MS} ms; it is stopped or starved"
+            ))),
+            None => Ok(self.rows),
+        };
+        // Whoever asked may be gone.
+        let _ = self.reply.send(answer);
+    }
+}
+
+impl Driver {
+    /// Asks the processes of one partition, or of all that run.
+    pub(super) fn ask_interrupts(&mut self, about: Option<Name>, reply: Reply<Vec<InterruptRow>>) {
+        if let Some(name) = about.as_ref().filter(|name| !self.entries.contains_key(*name)) {
+            let _ = reply.send(Err(Refusal::unknown(name)));
+            return;
+        }
+        if self.questions.len() >= MOST_QUESTIONS {
+            let _ = reply.send(Err(Refusal::conflict("too many ask for interrupts at once; try again")));
+            return;
+        }
+        let wanted = |name: &Name| about.as_ref().is_none_or(|about| about == name);
+        let mut missing = BTreeSet::new();
+        for (name, entry) in self.entries.iter().filter(|(name, _)| wanted(name)) {
+            // Those that are asked already answer all who ask.
+            let asked = self.questions.iter().any(|question| question.missing.contains(name));
+            let Some(process) = entry
+                .process
+                .as_ref()
+                .filter(|process| process.spec.as_ref().is_some_and(|spec| !spec.devices.is_empty()))
+            else {
+                continue;
+            };
+            if asked || process.send(self.epoch, Request::Devices, &[]).is_ok() {
+                missing.insert(name.clone());
+            }
+        }
+        let until = clock::now().saturating_add(PATIENCE_MS);
+        self.questions.push(Question { about, missing, rows: vec![], until, reply });
+        self.settle_questions(0);
+    }
+
+    /// A partition's process says what its devices do.
+    pub(super) fn told_devices(&mut self, name: &Name, statuses: &[DeviceStatus]) {
+        let process = self.entries.get(name).and_then(|entry| entry.process.as_ref());
+        let Some(spec) = process.and_then(|process| process.spec.as_ref()) else { return };
+        let rows = rows(spec, statuses);
+        for question in &mut self.questions {
+            if question.missing.remove(name) {
+                question.rows.extend(rows.iter().cloned());
+            }
+        }
+        self.settle_questions(0);
+    }
+
+    /// Answers the questions that are complete, or whose time is over at `now`.
+    pub(super) fn settle_questions(&mut self, now: u64) {
+        let (done, open): (Vec<Question>, Vec<Question>) = std::mem::take(&mut self.questions)
+            .into_iter()
+            .partition(|question| question.missing.is_empty() || question.until <= now);
+        self.questions = open;
+        done.into_iter().for_each(Question::answer);
+    }
+}

@@ -1,0 +1,79 @@
+//! Stock Debian Linux with virtio devices on its PCI bus.
+
+use anyhow::{Context, Result, ensure};
+use frame::interrupt::{InterruptRow, SourceState};
+use std::collections::BTreeSet;
+use testbed::{Testbed, host};
+
+use crate::harness::Test;
+use crate::linux::{console, down, raise, succeeds};
+
+pub const TESTS: &[Test] = &[("linux_copies_one_disk_to_another_and_may_not_write_the_first", disks)];
+
+fn disks(testbed: &mut Testbed) -> Result<()> {
+    let megabytes = 100;
+    // Both are written whole here: the files are in memory, and what a partition writes anew is charged to it.
+    let digest = succeeds(
+        testbed,
+        &format!(
+            "dd if=/dev/urandom of=/tmp/first.img bs=1M count={megabytes} 2>/dev/null && \
+             dd if=/dev/zero of=/tmp/second.img bs=1M count={megabytes} 2>/dev/null && md5sum </tmp/first.img | cut -d' ' -f1"
+        ),
+    )?;
+    let digest = digest.trim();
+    let file = format!(
+        "[frame]\nname = \"bed\"\nmemory_block = \"2MiB\"\nreserved = {{ cpus = 0, memory = \"128MiB\" }}\n\
+         [[pool]]\nname = \"default\"\ncpus = 1\n\
+         [[partition]]\nname = \"red\"\nprocessors = {{ mode = \"shared\", desired = 2, units = {{ desired = 0.5 }} }}\n\
+         memory = {{ desired = \"256MiB\" }}\n\
+         boot = {{ kernel = \"{}\", initrd = \"{}\", cmdline = \"console=ttyS0 name=red action=disk\" }}\n\
+         [[partition.disk]]\nname = \"first\"\npath = \"first.img\"\nread_only = true\nserial = \"blkh-first\"\n\
+         [[partition.disk]]\nname = \"second\"\npath = \"second.img\"\n",
+        host::GUEST_KERNEL,
+        host::GUEST_INITRD
+    );
+    raise(testbed, &file)?;
+    let history = console(testbed, "red", "disk done", 1)?;
+    ensure!(history.contains(&format!("disk first={digest} serial=blkh-first")), "not {digest}:\n{history}");
+    ensure!(history.contains(&format!("disk second={digest}")), "the copy reads otherwise:\n{history}");
+    ensure!(!history.contains("disk first was written"), "a read-only disk was written:\n{history}");
+    ensure!(history.contains("disk random=virtio_rng"), "there is no entropy device:\n{history}");
+    ensure!(!history.contains("No config space access function"), "PCI is not found:\n{history}");
+    agree(testbed, &history)?;
+    let copy = succeeds(testbed, "md5sum </tmp/second.img; md5sum </tmp/first.img")?;
+    ensure!(copy.matches(digest).count() == 2, "not twice {digest}:\n{copy}");
+    let events = succeeds(testbed, "lpar events")?;
+    ensure!(!events.contains("B2000007"), "a device froze:\n{events}");
+    down(testbed)
+}
+
+/// What the guest counts, by device and processor.
+fn counted(history: &str, handler: &str) -> Result<Vec<u64>> {
+    let line = history.lines().find(|line| line.contains("interrupt ") && line.trim_end().ends_with(handler));
+    let line = line.with_context(|| format!("Linux counts nothing for {handler}:\n{history}"))?;
+    ensure!(line.contains("PCI-MSI"), "not a message-signalled interrupt: {line}");
+    let counts = line.split(':').nth(1).unwrap_or_default().split_whitespace().map_while(|word| word.parse().ok());
+    Ok(counts.collect())
+}
+
+/// `lpar interrupts` tells what the guest's `/proc/interrupts` tells. Two messages may become one interrupt on their
+/// way, none becomes two.
+fn agree(testbed: &mut Testbed, history: &str) -> Result<()> {
+    let text = succeeds(testbed, "lpar interrupts red --json")?;
+    let rows: Vec<InterruptRow> = serde_json::from_str(&text).with_context(|| text.clone())?;
+    for (device, handler) in [("entropy", "virtio0-input"), ("first", "virtio1-req.0"), ("second", "virtio2-req.0")] {
+        let counts = counted(history, handler)?;
+        let taken: u64 = counts.iter().sum();
+        let row = rows.iter().find(|row| row.device.as_str() == device && row.vector == 1);
+        let row = row.with_context(|| format!("{device} has no vector 1:\n{text}"))?;
+        ensure!(row.state == SourceState::Enabled && row.partition.as_str() == "red", "{row:?}");
+        ensure!(taken > 0 && row.delivered >= taken, "{device}: {taken} interrupts taken of {row:?}");
+        if device == "entropy" {
+            // The guest moved it from processor 0 to 1, and took some on each.
+            ensure!(counts.iter().all(|count| *count > 0) && row.processor == Some(1), "{counts:?} {row:?}");
+        }
+    }
+    let numbers: BTreeSet<u32> = rows.iter().map(|row| row.source).collect();
+    ensure!(numbers.len() == rows.len(), "two sources have one number:\n{text}");
+    Ok(())
+}
