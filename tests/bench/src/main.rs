@@ -36,6 +36,9 @@ struct Arguments {
     /// Compare with no other monitor.
     #[arg(long, conflicts_with = "peer")]
     no_peers: bool,
+    /// Measure only the figures from a start to the first output.
+    #[arg(long, conflicts_with = "scale")]
+    start: bool,
     /// Measure instead how a frame fills with this many partitions.
     #[arg(long, value_name = "PARTITIONS", value_parser = clap::value_parser!(u16).range(1..=1000))]
     scale: Option<u16>,
@@ -131,6 +134,10 @@ fn ratios(directory: &std::path::Path, arguments: &Arguments) -> Result<Results>
     let rounds = usize::from(arguments.rounds);
     let several = rounds.div_ceil(4);
     let mut figures = measure::start(&subjects, &peers, rounds)?;
+    if arguments.start {
+        let races = races(&figures, &[]);
+        return Ok(Results { figures, races, ..Results::default() });
+    }
     figures.extend(measure::exit(&subjects, &peers, several)?);
     if std::thread::available_parallelism().is_ok_and(|cpus| cpus.get() >= 2) {
         figures.extend(measure::interrupt(&subjects, several, true)?);

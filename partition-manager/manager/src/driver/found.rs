@@ -67,7 +67,7 @@ impl Driver {
 
     /// What a partition owns by its own word, checked against what is declared and what others own.
     pub(super) fn rebuild(&mut self, name: &Name, spec: &LaunchSpec) -> anyhow::Result<()> {
-        let inventory = crate::host::inventory::here()?;
+        let inventory = self.host.here()?;
         let entry = self.entries.get(name).context("it is not declared")?;
         let plan = rebuilt(spec, &entry.kept.declared, self.settings.frame.memory_block, &inventory)?;
         if let Some(bound) = &self.settings.frame.cpus

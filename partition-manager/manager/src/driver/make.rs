@@ -42,7 +42,7 @@ impl Driver {
     /// # Errors
     /// What happened, to what, why: the chain is for people.
     pub(super) fn make(&mut self, name: &Name) -> anyhow::Result<()> {
-        let inventory = host::inventory::here()?;
+        let inventory = self.host.here()?;
         let plan = self.assign(name, &inventory)?;
         self.confine(name, &plan)?;
         let entry = self.entries.get_mut(name).ok_or_else(|| anyhow!("it is not declared"))?;
@@ -301,7 +301,8 @@ impl Driver {
         if !self.entries.get(name).is_some_and(waits) {
             return Ok(());
         }
-        let kit = self.equip(name, &host::inventory::here()?)?;
+        let inventory = self.host.here()?;
+        let kit = self.equip(name, &inventory)?;
         if let Some(process) = self.entries.get_mut(name).and_then(|entry| entry.process.as_mut()) {
             kit.put(process);
         }

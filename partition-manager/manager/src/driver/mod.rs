@@ -78,6 +78,8 @@ pub struct Driver {
     groups: Groups,
     /// Tells the processes of this frame under this root from all others.
     tag: String,
+    /// What this host has.
+    host: host::inventory::Known,
     /// What this host lacks.
     lacks: Vec<String>,
     sender: Sender<Message>,
@@ -151,6 +153,7 @@ impl Driver {
             journal,
             groups,
             tag,
+            host: host::inventory::Known::default(),
             lacks,
             sender,
             queue,

@@ -4,6 +4,7 @@
 use frame::cpuset::CpuSet;
 use frame::inventory::{Cache, CacheKind, Cpu, Device, HugePages, Inventory, MOST_LEVELS, Node};
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -44,8 +45,7 @@ pub fn read(sysfs: &Path, meminfo: &str, allowed: Option<&CpuSet>) -> Result<Inv
         for cpu in set(&directory.join("cpulist")).unwrap_or_default().iter() {
             node_of.insert(cpu, number);
         }
-        let text = std::fs::read_to_string(directory.join("meminfo")).unwrap_or_default();
-        let mut node = memory(number, &text, &directory.join("hugepages"));
+        let mut node = node_memory(sysfs, number);
         node.distances = distances(&directory.join("distance"));
         nodes.push(node);
     }
@@ -59,11 +59,7 @@ pub fn read(sysfs: &Path, meminfo: &str, allowed: Option<&CpuSet>) -> Result<Inv
     nodes.iter_mut().for_each(|node| node.distances = of_kept(std::mem::take(&mut node.distances)));
     nodes.retain(|node| node.memory > 0 || node_of.values().any(|&of| of == node.id));
     if nodes.len() <= 1 {
-        let id = nodes.first().map_or(0, |node| node.id);
-        let mut node = memory(id, meminfo, &sysfs.join("kernel/mm/hugepages"));
-        // The kernel's own estimate is better than the sum that a node's file allows.
-        node.available = field(meminfo, "MemAvailable").unwrap_or(node.available).min(node.memory);
-        nodes = vec![node];
+        nodes = vec![only_node(sysfs, meminfo, nodes.first().map_or(0, |node| node.id))];
     }
     let home = nodes.first().map_or(0, |node| node.id);
     let known = |id: u32| nodes.iter().any(|node| node.id == id);
@@ -90,9 +86,101 @@ pub fn read(sysfs: &Path, meminfo: &str, allowed: Option<&CpuSet>) -> Result<Inv
 /// # Errors
 /// [`InventoryError`].
 pub fn here() -> Result<Inventory, InventoryError> {
+    read(Path::new("/sys"), &meminfo()?, allowed().as_ref())
+}
+
+/// The inventory of a host that is looked at again and again. What a host has changes seldom and takes some
+/// hundred files to read; what of its memory is free changes all the time and takes few.
+#[derive(Debug, Default)]
+pub struct Known {
+    last: Option<(Outline, Inventory)>,
+}
+
+/// What tells that a host is no longer what it was: everything is read anew when any of it differs.
+#[derive(Debug, PartialEq, Eq)]
+struct Outline {
+    /// The CPUs that are online, and those that this process may use.
+    cpus: (String, Option<CpuSet>),
+    /// The nodes that are online, and those that have memory.
+    nodes: (String, String),
+    /// The addresses of the PCI functions.
+    devices: Vec<OsString>,
+}
+
+impl Outline {
+    fn read(sysfs: &Path, allowed: Option<CpuSet>) -> Self {
+        let system = sysfs.join("devices/system");
+        let devices = std::fs::read_dir(sysfs.join("bus/pci/devices")).into_iter().flatten().flatten();
+        let mut devices: Vec<OsString> = devices.map(|entry| entry.file_name()).collect();
+        devices.sort();
+        Self {
+            cpus: (line(&system.join("cpu/online")), allowed),
+            nodes: (line(&system.join("node/online")), line(&system.join("node/has_memory"))),
+            devices,
+        }
+    }
+}
+
+impl Known {
+    /// The inventory of this host as it is now.
+    ///
+    /// # Errors
+    /// [`InventoryError`].
+    pub fn here(&mut self) -> Result<Inventory, InventoryError> {
+        self.look(Path::new("/sys"), &meminfo()?, allowed())
+    }
+
+    /// As [`read`], but reads what seldom changes only when the host is no longer what it was: other CPUs are
+    /// online or allowed, other nodes are online or have memory, or there are other PCI functions.
+    ///
+    /// # Errors
+    /// [`InventoryError`].
+    pub fn look(&mut self, sysfs: &Path, meminfo: &str, allowed: Option<CpuSet>) -> Result<Inventory, InventoryError> {
+        let outline = Outline::read(sysfs, allowed);
+        if let Some((last, inventory)) = &mut self.last
+            && *last == outline
+        {
+            weigh(inventory, sysfs, meminfo);
+            inventory.validate()?;
+            return Ok(inventory.clone());
+        }
+        self.last = None;
+        let inventory = read(sysfs, meminfo, outline.cpus.1.as_ref())?;
+        self.last = Some((outline, inventory.clone()));
+        Ok(inventory)
+    }
+}
+
+/// Reads again how much memory the nodes have, and how much of it is free.
+fn weigh(inventory: &mut Inventory, sysfs: &Path, meminfo: &str) {
+    if let [node] = inventory.nodes.as_mut_slice() {
+        *node = only_node(sysfs, meminfo, node.id);
+        return;
+    }
+    for node in &mut inventory.nodes {
+        let distances = std::mem::take(&mut node.distances);
+        *node = Node { distances, ..node_memory(sysfs, node.id) };
+    }
+}
+
+fn meminfo() -> Result<String, InventoryError> {
     let path = PathBuf::from("/proc/meminfo");
-    let meminfo = std::fs::read_to_string(&path).map_err(|source| InventoryError::Read { path, source })?;
-    read(Path::new("/sys"), &meminfo, allowed().as_ref())
+    std::fs::read_to_string(&path).map_err(|source| InventoryError::Read { path, source })
+}
+
+/// The one node of a host, without distances.
+fn only_node(sysfs: &Path, meminfo: &str, id: u32) -> Node {
+    let mut node = memory(id, meminfo, &sysfs.join("kernel/mm/hugepages"));
+    // The kernel's own estimate is better than the sum that a node's file allows.
+    node.available = field(meminfo, "MemAvailable").unwrap_or(node.available).min(node.memory);
+    node
+}
+
+/// One node of several, without distances.
+fn node_memory(sysfs: &Path, id: u32) -> Node {
+    let directory = sysfs.join(format!("devices/system/node/node{id}"));
+    let text = std::fs::read_to_string(directory.join("meminfo")).unwrap_or_default();
+    memory(id, &text, &directory.join("hugepages"))
 }
 
 /// The CPUs that this process may run on.
@@ -362,6 +450,50 @@ mod tests {
         assert_eq!(cores, [(0, 0, 0, 0), (4, 0, 0, 0), (9, 0, 9, 2)]);
         // The columns that are left: node 7 is gone.
         assert_eq!(inventory.nodes[0].distances, [10, 20, 30]);
+    }
+
+    #[test]
+    fn what_is_known_is_read_again_only_when_the_host_changes() {
+        let root = tempfile::tempdir().unwrap();
+        let root = root.path();
+        put(root, "devices/system/cpu/online", "0-1\n");
+        cpu(root, 0, "0", "0");
+        cpu(root, 1, "0", "1");
+        let mut known = Known::default();
+        let mut look = |kib: u64, allowed: &str| {
+            let text = format!("MemTotal: 100000 kB\nMemAvailable: {kib} kB\n");
+            known.look(root, &text, Some(CpuSet::parse(allowed).unwrap())).unwrap()
+        };
+        let first = look(60, "0-1");
+        assert_eq!((first.cpus.len(), first.cpus[0].package, first.nodes[0].available), (2, 0, 60 << 10));
+        // Memory is looked at each time; a package is not.
+        cpu(root, 0, "1", "0");
+        put(root, "kernel/mm/hugepages/hugepages-2048kB/nr_hugepages", "3\n");
+        put(root, "kernel/mm/hugepages/hugepages-2048kB/free_hugepages", "2\n");
+        let second = look(40, "0-1");
+        assert_eq!((second.cpus[0].package, second.nodes[0].available), (0, 40 << 10));
+        assert_eq!(second.nodes[0].huge_pages, [HugePages { size: 2 << 20, total: 3, free: 2 }]);
+        // Each of these is another host.
+        assert_eq!(look(40, "0").cpus.iter().map(|cpu| (cpu.id, cpu.package)).collect::<Vec<_>>(), [(0, 1)]);
+        put(root, "devices/system/cpu/online", "1\n");
+        assert_eq!(look(40, "0-1").cpus.iter().map(|cpu| cpu.id).collect::<Vec<_>>(), [1]);
+        for (file, text) in [("class", "0x020000"), ("vendor", "0x8086"), ("device", "0x1572")] {
+            put(root, &format!("bus/pci/devices/0000:00:01.0/{file}"), text);
+        }
+        assert_eq!(look(40, "0-1").devices.len(), 1);
+        for node in 0..2 {
+            let base = format!("devices/system/node/node{node}");
+            put(root, &format!("{base}/cpulist"), if node == 0 { "0\n" } else { "1\n" });
+            put(root, &format!("{base}/meminfo"), &format!("Node {node} MemTotal: 50 kB\nNode {node} MemFree: 9 kB\n"));
+            put(root, &format!("{base}/distance"), if node == 0 { "10 20\n" } else { "20 10\n" });
+        }
+        put(root, "devices/system/node/online", "0-1\n");
+        put(root, "devices/system/node/has_memory", "0-1\n");
+        assert_eq!(look(40, "0-1").nodes.len(), 2);
+        put(root, "devices/system/node/node1/meminfo", "Node 1 MemTotal: 50 kB\nNode 1 MemFree: 3 kB\n");
+        let last = look(40, "0-1");
+        assert_eq!((last.nodes[0].available, last.nodes[1].available), (9 << 10, 3 << 10));
+        assert_eq!((last.distance(0, 1), last), (20, look(40, "0-1")));
     }
 
     #[test]
