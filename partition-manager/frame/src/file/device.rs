@@ -132,7 +132,7 @@ fn once<T: Clone + PartialEq>(
     let first: Option<Range<usize>> = taken.iter().find(|at| at.value == new.value).map(|at| at.span.clone());
     match first {
         Some(first) => {
-            sink.push(Diagnostic::of(rule, message()).at(new.span.clone(), "again here").see(first, "first here"))
+            sink.push(Diagnostic::of(rule, message()).at(new.span.clone(), "again here").see(first, "first here"));
         }
         None => taken.push(new.clone()),
     }

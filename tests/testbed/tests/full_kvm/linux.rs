@@ -17,10 +17,15 @@ pub const TESTS: &[Test] = &[
     ("linux_powers_itself_off", powers_off),
     ("linux_restarts_and_comes_back", restarts),
     ("linux_runs_on_when_its_manager_is_killed", manager_killed),
+    ("linux_runs_with_a_split_interrupt_controller", split),
 ];
 
 /// A frame of Linux partitions: name, virtual processors, further words of the command line.
 fn up(testbed: &mut Testbed, partitions: &[(&str, u32, &str)]) -> Result<()> {
+    raise(testbed, &frame(partitions))
+}
+
+fn frame(partitions: &[(&str, u32, &str)]) -> String {
     let mut file = String::from(
         "[frame]\nname = \"bed\"\nmemory_block = \"2MiB\"\nreserved = { cpus = 0, memory = \"256MiB\" }\n\
          [[pool]]\nname = \"default\"\ncpus = 1\n",
@@ -36,7 +41,7 @@ fn up(testbed: &mut Testbed, partitions: &[(&str, u32, &str)]) -> Result<()> {
             host::GUEST_INITRD
         );
     }
-    raise(testbed, &file)
+    file
 }
 
 /// Brings a frame up, and leaves it.
@@ -146,6 +151,15 @@ fn manager_killed(testbed: &mut Testbed) -> Result<()> {
     console(testbed, "red", "beat=", before + 3)?;
     let all = console(testbed, "red", "reached user space", 1)?;
     ensure!(all.matches("reached user space").count() == 1, "Linux did not start anew:\n{all}");
+    ensure!(state(testbed, "red")? == "Running,1");
+    down(testbed)
+}
+
+fn split(testbed: &mut Testbed) -> Result<()> {
+    let file = frame(&[("red", 2, "")]).replace("[[partition]]\n", "[[partition]]\ninterrupts = \"split\"\n");
+    raise(testbed, &file)?;
+    console(testbed, "red", "BULKHEAD-GUEST name=red cpus=2 reached user space", 1)?;
+    console(testbed, "red", "beat=", 2)?;
     ensure!(state(testbed, "red")? == "Running,1");
     down(testbed)
 }
