@@ -42,8 +42,8 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Self {
-            sockets: 2,
-            cores: 2,
+            sockets: 1,
+            cores: 4,
             threads: 1,
             memory_mib: 2048,
             files: Vec::new(),

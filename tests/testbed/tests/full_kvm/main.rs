@@ -15,10 +15,10 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     harness::run(&[
-        ("host", host::TESTS),
-        ("kernels", kernels::TESTS),
-        ("linux", linux::TESTS),
-        ("topology", topology::TESTS),
-        ("devices", devices::TESTS),
+        ("host", 1, host::TESTS),
+        ("kernels", 1, kernels::TESTS),
+        ("linux", 1, linux::TESTS),
+        ("devices", 1, devices::TESTS),
+        ("topology", 2, topology::TESTS),
     ])
 }
