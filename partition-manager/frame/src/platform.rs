@@ -44,6 +44,8 @@ pub const SERIAL_GSI: u32 = 4;
 pub const PM1A_EVENT_PORT: u16 = 0x600;
 /// ACPI PM1a control block, 16 bits (ACPI 6.5, section 4.8.3.2).
 pub const PM1A_CONTROL_PORT: u16 = 0x604;
+/// ACPI power management timer, 32 bits, where there is one (ACPI 6.5, section 4.8.3.3).
+pub const PM_TIMER_PORT: u16 = 0x608;
 /// `SLP_TYP` value that the `\_S5` object names: soft off.
 pub const SLEEP_TYPE_S5: u16 = 5;
 /// Power button bit in the PM1 status and enable registers.

@@ -13,8 +13,8 @@ use acpi_tables::sdt::Sdt;
 use acpi_tables::xsdt::XSDT;
 use acpi_tables::{Aml, aml};
 use frame::platform::{
-    CHANNEL_PORT, PM1A_CONTROL_PORT, PM1A_EVENT_PORT, RESET_PORT, RESET_VALUE, RTC_GSI, SCI_GSI, SERIAL_GSI,
-    SERIAL_PORT, SLEEP_TYPE_S5,
+    CHANNEL_PORT, PM_TIMER_PORT, PM1A_CONTROL_PORT, PM1A_EVENT_PORT, RESET_PORT, RESET_VALUE, RTC_GSI, SCI_GSI,
+    SERIAL_GSI, SERIAL_PORT, SLEEP_TYPE_S5,
 };
 
 use crate::devices::rtc;
@@ -38,7 +38,7 @@ pub fn tables(machine: &Machine) -> Vec<u8> {
     let mut area = Area { bytes: vec![0; Rsdp::len()] };
     let facs = area.add(&FACS::new());
     let dsdt = area.add(&dsdt(machine));
-    let fadt = area.add(&fadt(facs, dsdt));
+    let fadt = area.add(&fadt(facs, dsdt, machine.has_pm_timer));
     let madt = area.add(&processors::madt(machine));
     let mut xsdt = XSDT::new(OEM, OEM_TABLE, OEM_REVISION);
     xsdt.add_entry(fadt);
@@ -82,8 +82,8 @@ fn port(address: u16, bits: u8, access: AccessSize) -> GAS {
 }
 
 /// Fixed hardware (section 5.2.9): always in ACPI mode, so there is no command port; a power button and no
-/// sleep button; no timer, since the specification no longer asks for one; a reset register.
-fn fadt(facs: u64, dsdt: u64) -> impl Aml {
+/// sleep button; a timer only where a guest needs one, since the specification no longer asks for it; a reset register.
+fn fadt(facs: u64, dsdt: u64, timer: bool) -> impl Aml {
     let mut fadt = FADTBuilder::new(OEM, OEM_TABLE, OEM_REVISION)
         .flag(Flags::Wbinvd)
         .flag(Flags::ProcC1)
@@ -102,6 +102,11 @@ fn fadt(facs: u64, dsdt: u64) -> impl Aml {
     fadt.pm1_cnt_len = 2;
     fadt.x_pm1a_evt_blk = port(PM1A_EVENT_PORT, 32, AccessSize::WordAccess);
     fadt.x_pm1a_cnt_blk = port(PM1A_CONTROL_PORT, 16, AccessSize::WordAccess);
+    if timer {
+        fadt.pm_tmr_blk = u32::from(PM_TIMER_PORT).into();
+        fadt.pm_tmr_len = 4;
+        fadt.x_pm_tmr_blk = port(PM_TIMER_PORT, 32, AccessSize::DwordAccess);
+    }
     // Latencies above these limits say that there are no C2 and C3 states.
     fadt.p_lvl2_lat = 101.into();
     fadt.p_lvl3_lat = 1001.into();
@@ -185,6 +190,7 @@ mod tests {
             memory: (0..nodes).map(|node| (u64::from(node) << 30, 1 << 30, node)).collect(),
             nodes,
             has_8259: true,
+            has_pm_timer: false,
             distances: vec![10; (nodes * nodes) as usize],
         }
     }
@@ -235,6 +241,18 @@ mod tests {
             let more: Vec<&[u8]> =
                 (60..xsdt.len()).step_by(8).map(|at| &table(&area, number(xsdt, at, 8))[..4]).collect();
             prop_assert_eq!(more, if nodes > 1 { vec![b"SRAT", b"SLIT"] } else { vec![] });
+        }
+    }
+
+    #[test]
+    fn the_timer_is_told_of_where_it_is_and_nowhere_else() {
+        for has_pm_timer in [false, true] {
+            let area = tables(&Machine { has_pm_timer, ..machine(1, 1) });
+            let fadt = table(&area, number(table(&area, number(&area, 24, 8)), 36, 8));
+            // PM_TMR_BLK, PM_TMR_LEN and the address of X_PM_TMR_BLK (ACPI 6.5, table 5.9).
+            let told = (number(fadt, 76, 4), number(fadt, 91, 1), number(fadt, 208 + 4, 8));
+            let port = u64::from(PM_TIMER_PORT);
+            assert_eq!(told, if has_pm_timer { (port, 4, port) } else { (0, 0, 0) });
         }
     }
 

@@ -9,6 +9,7 @@ use crate::devices::console::Console;
 use crate::devices::pit::Pit;
 use crate::devices::rtc::Rtc;
 use crate::devices::slots::{self, SlotError};
+use crate::devices::timer::PmTimer;
 use crate::devices::virtio::freezer::Witness;
 use crate::devices::virtio::function::VirtioFunction;
 use crate::devices::{self, Devices, DevicesError};
@@ -208,7 +209,8 @@ fn devices(
     let sci = vm.interrupts.line(SCI_GSI);
     let rtc = Arc::new(Rtc::new(alarm(vm, RTC_GSI)?));
     let ioapic = vm.interrupts.ioapic();
-    let parts = devices::Parts { console, channel, sci, rtc, pit, exit_device, functions, ioapic, wired };
+    let timer = vm.interrupts.emulated().map(|_| PmTimer::new(crate::vcpu::alarm::now));
+    let parts = devices::Parts { console, channel, sci, rtc, pit, timer, exit_device, functions, ioapic, wired };
     Ok(Arc::new(Devices::new(parts)?))
 }
 

@@ -12,6 +12,7 @@ pub mod pm;
 pub mod reset;
 pub mod rtc;
 pub mod slots;
+pub mod timer;
 pub mod virtio;
 
 use alarm::Timed;
@@ -20,13 +21,14 @@ use channel::Channel;
 use console::Console;
 use frame::platform::{
     CHANNEL_PORT, ECAM_BASE, EXIT_PORT, IOAPIC_BASE, KEYBOARD_COMMAND_PORT, PCI_APERTURE, PCI_APERTURE_BYTES,
-    PM1A_EVENT_PORT, SERIAL_PORT,
+    PM_TIMER_PORT, PM1A_EVENT_PORT, SERIAL_PORT,
 };
 use pci::root::{self, AddressPorts, Aperture, DataPorts, Ecam, Root, SlotTaken};
 use pit::{ControlB, Pit};
 use pm::{Line, PowerManagement};
 use rtc::Rtc;
 use std::sync::Arc;
+use timer::PmTimer;
 use virtio::function::VirtioFunction;
 
 /// Every device of a partition.
@@ -61,6 +63,8 @@ pub struct Parts {
     pub rtc: Arc<Rtc>,
     /// The 8254, if there is one.
     pub pit: Option<Arc<Pit>>,
+    /// The power management timer, if there is one.
+    pub timer: Option<PmTimer>,
     /// Whether there is an exit device.
     pub exit_device: bool,
     /// The functions on the PCI bus, by slot.
@@ -88,7 +92,7 @@ impl Devices {
     /// # Errors
     /// When two devices claim an address or a slot.
     pub fn new(parts: Parts) -> Result<Self, DevicesError> {
-        let Parts { console, channel, sci, rtc, pit, exit_device, functions, ioapic, wired } = parts;
+        let Parts { console, channel, sci, rtc, pit, timer, exit_device, functions, ioapic, wired } = parts;
         let root = Root::new(slots::for_root(&functions))?;
         let power = Arc::new(PowerManagement::new(sci));
         let (data, command) = keyboard::ports();
@@ -108,6 +112,9 @@ impl Devices {
             Claim::new("PCI aperture", PCI_APERTURE, PCI_APERTURE_BYTES, Arc::new(Aperture(Arc::clone(&root)))),
             Claim::new("PCI configuration", ECAM_BASE, root::ECAM_BYTES, Arc::new(Ecam(root))),
         ];
+        if let Some(timer) = timer {
+            ports.push(Claim::new("power management timer", PM_TIMER_PORT.into(), timer::PORTS, Arc::new(timer)));
+        }
         if exit_device {
             ports.push(Claim::new("exit", EXIT_PORT.into(), exit::PORTS, Arc::new(exit::Exit)));
         }
