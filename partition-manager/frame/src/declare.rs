@@ -2,6 +2,7 @@
 
 use crate::cpuset::CpuSet;
 use crate::launch::InterruptMode;
+use crate::mac::Mac;
 use crate::name::Name;
 use crate::units::Units;
 use serde::{Deserialize, Serialize};
@@ -26,6 +27,9 @@ pub struct Frame {
     pub shared_host: bool,
     /// Shared processor pools, in the order of the file.
     pub pools: Vec<Pool>,
+    /// Virtual Ethernet switches, in the order of the file.
+    #[serde(default)]
+    pub switches: Vec<Switch>,
     /// Partitions, in the order of the file.
     pub partitions: Vec<Partition>,
 }
@@ -56,6 +60,15 @@ pub struct Pool {
     pub name: Name,
     /// Physical CPUs that its partitions live on.
     pub cpus: u32,
+}
+
+/// A virtual Ethernet switch: what its adapters send stays in the frame, and within their VLANs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Switch {
+    /// Its name, and that of its bridge; at most [`crate::device::LONGEST_SWITCH_NAME`] bytes.
+    pub name: Name,
+    /// The host's network interface by which it reaches the world, if it does.
+    pub uplink: Option<String>,
 }
 
 /// One declared partition.
@@ -89,6 +102,40 @@ pub struct Partition {
     pub entropy: Option<bool>,
     /// Its disks, in the order of the file.
     pub disks: Vec<Disk>,
+    /// Its network adapters, in the order of the file.
+    #[serde(default)]
+    pub networks: Vec<Network>,
+}
+
+/// A network adapter on a switch of the frame.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Network {
+    /// Its name, unique among the devices of the partition.
+    pub name: Name,
+    /// The switch.
+    pub switch: Name,
+    /// The VLAN of frames without a tag: the port VLAN, 1..=4094.
+    pub vlan: u16,
+    /// Further VLANs, of which it sends and receives tagged frames; ascending.
+    pub tagged: Vec<u16>,
+    /// Its address; when absent, one that follows from the names.
+    pub mac: Option<Mac>,
+    /// Queue pairs, 1..=[`crate::device::MOST_QUEUE_PAIRS`].
+    pub queues: u8,
+    /// Its PCI slot; given by [`crate::device::assign`] when absent.
+    pub slot: Option<u8>,
+    /// Most frames in a second, each way.
+    pub operations: Option<u64>,
+    /// Most bytes in a second, each way.
+    pub bandwidth: Option<u64>,
+}
+
+impl Network {
+    /// Its address, as an adapter of `partition` in `frame`.
+    #[must_use]
+    pub fn address(&self, frame: &Name, partition: &Name) -> Mac {
+        self.mac.unwrap_or_else(|| Mac::derived(&[frame.as_str(), partition.as_str(), self.name.as_str()]))
+    }
 }
 
 /// A disk: a raw image or a block device of the host.

@@ -1,6 +1,7 @@
 //! The devices of one partition, as its process is told: slots, kinds and what each kind needs.
 
 use crate::declare::{Boot, Partition};
+use crate::mac::Mac;
 use crate::name::Name;
 use crate::platform::PCI_SLOTS;
 use serde::{Deserialize, Serialize};
@@ -13,6 +14,16 @@ pub const MOST_QUEUE_PAIRS: u8 = 16;
 pub const LONGEST_SERIAL: usize = 20;
 /// Largest VLAN identifier; 0 and 4095 are reserved (IEEE 802.1Q, table 9-2).
 pub const LARGEST_VLAN: u16 = 4094;
+
+/// Most VLANs of one adapter besides its port VLAN (PowerVM: 20 with IEEE 802.1Q, here as many as its taps allow).
+pub const MOST_TAGGED: usize = 15;
+/// Most taps of one adapter, over its queue pairs and VLANs.
+pub const MOST_TAPS: usize = 64;
+/// Longest name of a switch, bytes: an interface's has 15 (Linux, IFNAMSIZ less its final zero), five of which are
+/// kept for the VLAN where each has a bridge of its own.
+pub const LONGEST_SWITCH_NAME: usize = 10;
+/// Largest payload of a frame, bytes, where nothing else is said (IEEE 802.3, section 3.2.7).
+pub const MTU: u16 = 1500;
 
 /// Name of the source of random numbers.
 pub const ENTROPY: &str = "entropy";
@@ -41,7 +52,7 @@ pub enum DeviceKind {
     Entropy,
     /// A disk. One descriptor: the image or block device.
     Disk(DiskSpec),
-    /// A network adapter. One descriptor for each queue pair: a tap that is attached to the switch already.
+    /// A network adapter. Taps that are attached to the switch already: as [`Attachment`] says, for each queue pair.
     Network(NetworkSpec),
 }
 
@@ -64,18 +75,42 @@ pub struct DiskSpec {
 #[serde(deny_unknown_fields)]
 pub struct NetworkSpec {
     /// Its address: the only one that it may send from.
-    pub mac: [u8; 6],
-    /// The VLAN of frames without a tag (PowerVM: port VLAN identifier); none: the switch has no VLANs.
-    pub vlan: Option<u16>,
+    pub mac: Mac,
+    /// The VLAN of frames without a tag (PowerVM: port VLAN identifier).
+    pub vlan: u16,
     /// VLANs of which the guest may send and receive tagged frames.
     pub tagged: Vec<u16>,
-    /// Whether the tap carries tagged frames: then untagged ones of the guest are tagged with `vlan` on the way
-    /// out. Where it does not, the switch's port does that.
-    pub trunk: bool,
+    /// How its VLANs reach the switch.
+    pub attachment: Attachment,
     /// Largest payload of a frame, bytes.
     pub mtu: u16,
     /// Queue pairs, 1..=[`MOST_QUEUE_PAIRS`].
     pub queues: u8,
+    /// Most frames in a second, each way; no limit when absent.
+    pub operations: Option<u64>,
+    /// Most bytes in a second, each way; no limit when absent.
+    pub bandwidth: Option<u64>,
+}
+
+/// How the VLANs of an adapter reach the switch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Attachment {
+    /// One tap that carries the frames of all of them, every one tagged.
+    Trunk,
+    /// A tap for each, which carries frames without tags: first the port VLAN's, then the others' in order.
+    PerVlan,
+}
+
+impl NetworkSpec {
+    /// Taps of one queue pair.
+    #[must_use]
+    pub const fn taps(&self) -> usize {
+        match self.attachment {
+            Attachment::Trunk => 1,
+            Attachment::PerVlan => 1 + self.tagged.len(),
+        }
+    }
 }
 
 impl DeviceKind {
@@ -85,7 +120,7 @@ impl DeviceKind {
         match self {
             Self::Entropy => 0,
             Self::Disk(_) => 1,
-            Self::Network(network) => network.queues as usize,
+            Self::Network(network) => network.queues as usize * network.taps(),
         }
     }
 }
@@ -114,11 +149,16 @@ pub fn assign(asked: &[(Name, Option<u8>)], known: &[(Name, u8)]) -> Option<Vec<
     given.into_iter().collect()
 }
 
-/// The devices of a partition as it is declared; `known` are the slots that its devices had before.
+/// The devices of a partition of `frame` as it is declared; `known` are the slots that its devices had before.
 ///
 /// # Errors
 /// [`DeviceError::TooMany`] when there are not slots for all.
-pub fn of(partition: &Partition, known: &[(Name, u8)]) -> Result<Vec<DeviceSpec>, DeviceError> {
+pub fn of(
+    frame: &Name,
+    partition: &Partition,
+    known: &[(Name, u8)],
+    attachment: Attachment,
+) -> Result<Vec<DeviceSpec>, DeviceError> {
     let mut devices = vec![];
     let is_kernel = matches!(partition.boot, Boot::Kernel { .. });
     if partition.entropy.unwrap_or(is_kernel)
@@ -126,9 +166,11 @@ pub fn of(partition: &Partition, known: &[(Name, u8)]) -> Result<Vec<DeviceSpec>
     {
         devices.push(DeviceSpec { name, slot: ENTROPY_SLOT, kind: DeviceKind::Entropy });
     }
-    let asked: Vec<(Name, Option<u8>)> = partition.disks.iter().map(|disk| (disk.name.clone(), disk.slot)).collect();
-    let slots = assign(&asked, known).ok_or(DeviceError::TooMany(asked.len()))?;
-    for (disk, slot) in partition.disks.iter().zip(slots) {
+    let disks = partition.disks.iter().map(|disk| (disk.name.clone(), disk.slot));
+    let networks = partition.networks.iter().map(|network| (network.name.clone(), network.slot));
+    let asked: Vec<(Name, Option<u8>)> = disks.chain(networks).collect();
+    let mut slots = assign(&asked, known).ok_or(DeviceError::TooMany(asked.len()))?.into_iter();
+    for (disk, slot) in partition.disks.iter().zip(&mut slots) {
         let spec = DiskSpec {
             read_only: disk.read_only,
             serial: disk.serial.clone(),
@@ -136,6 +178,19 @@ pub fn of(partition: &Partition, known: &[(Name, u8)]) -> Result<Vec<DeviceSpec>
             bandwidth: disk.bandwidth,
         };
         devices.push(DeviceSpec { name: disk.name.clone(), slot, kind: DeviceKind::Disk(spec) });
+    }
+    for (network, slot) in partition.networks.iter().zip(slots) {
+        let spec = NetworkSpec {
+            mac: network.address(frame, &partition.name),
+            vlan: network.vlan,
+            tagged: network.tagged.clone(),
+            attachment,
+            mtu: MTU,
+            queues: network.queues,
+            operations: network.operations,
+            bandwidth: network.bandwidth,
+        };
+        devices.push(DeviceSpec { name: network.name.clone(), slot, kind: DeviceKind::Network(spec) });
     }
     Ok(devices)
 }
@@ -206,14 +261,28 @@ impl DeviceKind {
             }
             Self::Network(network) => {
                 let known = |vlan: &u16| (1..=LARGEST_VLAN).contains(vlan);
-                if !network.vlan.iter().chain(&network.tagged).all(known) {
+                if !known(&network.vlan) || !network.tagged.iter().all(known) {
                     return Err("a VLAN identifier is 1 to 4094");
                 }
-                if network.mac[0] & 1 == 1 || network.mac == [0; 6] {
+                let mut vlans: Vec<u16> = network.tagged.iter().copied().chain([network.vlan]).collect();
+                vlans.sort_unstable();
+                if vlans.windows(2).any(|pair| pair.first() == pair.last()) {
+                    return Err("one of its VLANs is named twice");
+                }
+                if network.tagged.len() > MOST_TAGGED {
+                    return Err("it has at most 15 VLANs besides its port VLAN");
+                }
+                if network.mac.station().is_err() {
                     return Err("its address is not that of one station");
+                }
+                if network.operations == Some(0) || network.bandwidth == Some(0) {
+                    return Err("a limit of nothing in a second lets nothing through");
                 }
                 if network.queues == 0 || network.queues > MOST_QUEUE_PAIRS {
                     return Err("it has 1 to 16 queue pairs");
+                }
+                if usize::from(network.queues) * network.taps() > MOST_TAPS {
+                    return Err("its queue pairs and VLANs need more than 64 taps");
                 }
                 if network.mtu < 68 {
                     return Err("the largest payload is at least 68 bytes (RFC 791)");
@@ -258,7 +327,16 @@ mod tests {
     }
 
     fn network() -> NetworkSpec {
-        NetworkSpec { mac: [2, 0, 0, 0, 0, 1], vlan: Some(10), tagged: vec![20], trunk: true, mtu: 1500, queues: 2 }
+        NetworkSpec {
+            mac: Mac([2, 0, 0, 0, 0, 1]),
+            vlan: 10,
+            tagged: vec![20],
+            attachment: Attachment::PerVlan,
+            mtu: 1500,
+            queues: 2,
+            operations: None,
+            bandwidth: None,
+        }
     }
 
     #[test]
@@ -270,11 +348,17 @@ mod tests {
         };
         assert_eq!(network(|_| ()), Ok(()));
         for change in [
-            (|network| network.vlan = Some(0)) as fn(&mut NetworkSpec),
-            |network| network.vlan = Some(4095),
+            (|network| network.vlan = 0) as fn(&mut NetworkSpec),
+            |network| network.vlan = 4095,
+            |network| network.vlan = 20,
             |network| network.tagged.push(0),
-            |network| network.mac[0] = 1,
-            |network| network.mac = [0; 6],
+            |network| network.tagged.push(20),
+            |network| network.tagged = (100..116).collect(),
+            |network| (network.tagged, network.queues) = ((100..112).collect(), 5),
+            |network| network.mac.0[0] = 1,
+            |network| network.mac = Mac([0; 6]),
+            |network| network.operations = Some(0),
+            |network| network.bandwidth = Some(0),
             |network| network.queues = 0,
             |network| network.queues = 17,
             |network| network.mtu = 67,

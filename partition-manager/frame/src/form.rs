@@ -4,8 +4,8 @@
 //! cannot express. Where the two must agree, a test holds them together.
 
 use crate::cpuset::HIGHEST;
-use crate::device::FIRST_FREE_SLOT;
-use crate::file::MOST_DISKS;
+use crate::device::{FIRST_FREE_SLOT, LARGEST_VLAN, MOST_QUEUE_PAIRS, MOST_TAGGED};
+use crate::file::{MOST_DISKS, MOST_SWITCHES};
 use crate::launch::{MOST_MODULES, MOST_PROCESSORS};
 use crate::platform::PCI_SLOTS;
 use schemars::generate::SchemaSettings;
@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 #[derive(Clone, Debug, JsonSchema)]
 #[schemars(deny_unknown_fields, title = "Bulkhead frame file")]
 pub struct FrameFile {
-    /// Further files with pools and partitions; relative paths begin at the directory of this file.
+    /// Further files with pools, switches and partitions; relative paths begin at the directory of this file.
     pub include: Option<Vec<FileName>>,
     /// The frame itself.
     pub frame: Head,
@@ -24,6 +24,9 @@ pub struct FrameFile {
     pub defaults: Option<Settings>,
     /// Shared processor pools.
     pub pool: Option<Vec<Pool>>,
+    /// Virtual Ethernet switches.
+    #[schemars(length(max = MOST_SWITCHES))]
+    pub switch: Option<Vec<Switch>>,
     /// Logical partitions.
     pub partition: Option<Vec<Partition>>,
 }
@@ -32,12 +35,15 @@ pub struct FrameFile {
 #[derive(Clone, Debug, JsonSchema)]
 #[schemars(deny_unknown_fields, title = "File included by a Bulkhead frame file")]
 pub struct IncludedFile {
-    /// Further files with pools and partitions; relative paths begin at the directory of this file.
+    /// Further files with pools, switches and partitions; relative paths begin at the directory of this file.
     pub include: Option<Vec<FileName>>,
     /// Keys that every partition of this file has unless it says otherwise; over those of the including file.
     pub defaults: Option<Settings>,
     /// Shared processor pools.
     pub pool: Option<Vec<Pool>>,
+    /// Virtual Ethernet switches.
+    #[schemars(length(max = MOST_SWITCHES))]
+    pub switch: Option<Vec<Switch>>,
     /// Logical partitions.
     pub partition: Option<Vec<Partition>>,
 }
@@ -81,6 +87,17 @@ pub struct Pool {
     /// Physical CPUs in the pool; one CPU is 1.00 processing units.
     #[schemars(range(min = 1, max = HIGHEST))]
     pub cpus: i64,
+}
+
+/// A virtual Ethernet switch.
+#[derive(Clone, Debug, JsonSchema)]
+#[schemars(deny_unknown_fields)]
+pub struct Switch {
+    /// The switch's name, and that of its bridge: at most 10 characters.
+    pub name: SwitchName,
+    /// The host's network interface by which it reaches the world; none when left out.
+    #[schemars(regex(pattern = r"^[!-.0-9;-~]{1,15}$"))]
+    pub uplink: Option<String>,
 }
 
 /// A logical partition. [`Settings`] are keys of it too.
@@ -127,6 +144,36 @@ pub struct Settings {
     /// Disks: raw images or block devices of the host.
     #[schemars(length(max = MOST_DISKS))]
     pub disk: Option<Vec<Disk>>,
+    /// Network adapters, on switches of the frame.
+    #[schemars(length(max = MOST_DISKS))]
+    pub network: Option<Vec<Network>>,
+}
+
+/// A network adapter.
+#[derive(Clone, Debug, JsonSchema)]
+#[schemars(deny_unknown_fields)]
+pub struct Network {
+    /// Its name, unique among the devices of the partition.
+    pub name: Name,
+    /// The switch that it is on.
+    pub switch: Name,
+    /// The VLAN of its frames without a tag.
+    #[schemars(range(min = 1, max = LARGEST_VLAN))]
+    pub vlan: i64,
+    /// Further VLANs, of which it sends and receives tagged frames; none when left out.
+    #[schemars(length(max = MOST_TAGGED), inner(range(min = 1, max = LARGEST_VLAN)))]
+    pub tagged: Option<Vec<i64>>,
+    /// Its address; when left out, one that follows from the names of frame, partition and adapter.
+    #[schemars(regex(pattern = r"^[0-9a-fA-F][02468aceACE](:[0-9a-fA-F]{2}){5}$"))]
+    pub mac: Option<String>,
+    /// Queue pairs; 1 when left out.
+    #[schemars(range(min = 1, max = MOST_QUEUE_PAIRS))]
+    pub queues: Option<i64>,
+    /// Its PCI slot; a free one when left out.
+    #[schemars(range(min = FIRST_FREE_SLOT, max = PCI_SLOTS - 1))]
+    pub slot: Option<i64>,
+    /// What it may send, and receive, in a second: frames and bytes.
+    pub limit: Option<DiskLimit>,
 }
 
 /// A disk.
@@ -149,14 +196,14 @@ pub struct Disk {
     pub limit: Option<DiskLimit>,
 }
 
-/// What a disk may do in a second.
+/// What a device may do in a second.
 #[derive(Clone, Debug, JsonSchema)]
 #[schemars(deny_unknown_fields)]
 pub struct DiskLimit {
-    /// Requests.
+    /// Requests, or frames.
     #[schemars(range(min = 1, max = u32::MAX))]
     pub operations: Option<i64>,
-    /// Bytes that are read and written.
+    /// Bytes that are moved.
     pub bandwidth: Option<Size>,
 }
 
@@ -358,6 +405,11 @@ text!(
     /// A name that can be a file, a cgroup and a host name.
     Name,
     { "type": "string", "pattern": "^[a-z0-9][a-z0-9-]{0,62}$" }
+);
+text!(
+    /// As [`Name`], of at most 10 characters.
+    SwitchName,
+    { "type": "string", "pattern": "^[a-z0-9][a-z0-9-]{0,9}$" }
 );
 text!(
     /// As [`Name`]; with `count` also `{n}`, or `{n:03}` for three digits.

@@ -22,6 +22,7 @@ pub mod inventory;
 pub mod ladder;
 pub mod launch;
 pub mod lifecycle;
+pub mod mac;
 pub mod name;
 pub mod plan;
 pub mod platform;

@@ -146,6 +146,17 @@ rules! {
     Error ZERO_LIMIT "zero-limit": "bandwidth of limit cannot be 0B"
         => "leave the limit out, or let something through";
 
+    Error BAD_MAC "bad-mac": "TEXT is not the address of an adapter: REASON"
+        => "write six bytes such as \"02:00:00:00:00:01\", or leave mac out to be given one";
+    Error DUPLICATE_VLAN "duplicate-vlan": "VLAN NUMBER is declared twice for one adapter"
+        => "name it once: as vlan, whose frames have no tag, or among tagged";
+    Error TOO_MANY_TAPS "too-many-taps": "COUNT queue pairs over COUNT VLANs are too many"
+        => "lower queues, or declare fewer VLANs: their product is at most 64";
+    Error SWITCH_NAME "switch-name": "a switch's name has at most 10 characters, this one has NUMBER"
+        => "choose a shorter name: it is that of a network interface of the host, with the VLAN behind it";
+    Error BAD_UPLINK "bad-uplink": "TEXT cannot be a network interface of the host"
+        => "write the name of one that `ip link` shows, such as \"eth1\"";
+
     // What must suit among several.
     Error DUPLICATE_NAME "duplicate-name": "the partition name NAME is declared twice"
         => "rename one of the two";
@@ -153,6 +164,14 @@ rules! {
         => "renumber one of the two, or leave an id out to be given a free one";
     Error DUPLICATE_POOL "duplicate-pool": "the pool name NAME is declared twice"
         => "rename one of the two, or add its cpus to the other";
+    Error DUPLICATE_SWITCH "duplicate-switch": "the switch name NAME is declared twice"
+        => "rename one of the two, or remove it";
+    Error DUPLICATE_UPLINK "duplicate-uplink": "the uplink NAME is declared twice"
+        => "an interface of the host joins one switch: leave the uplink out of the other";
+    Error SWITCH_MISSING "switch-missing": "adapter NAME of partition NAME is on switch SWITCH, which is not declared"
+        => "declare the switch with [[switch]], or name another";
+    Error DUPLICATE_MAC "duplicate-mac": "two adapters on switch SWITCH have the address MAC"
+        => "change one of the two, or leave mac out to be given one";
     Error POOL_MISSING "pool-missing": "partition NAME uses pool POOL, which is not declared"
         => "declare the pool with [[pool]], or name another";
     Error UNITS_EXCEEDED "units-exceeded": "pool POOL has HAS processing units, but the minimums of its partitions need SUM"

@@ -26,7 +26,16 @@ fn frames() -> Vec<Value> {
             "reserved": { "cpus": 1, "memory": "1GiB" },
         },
         "pool": [{ "name": "default", "cpus": 2 }],
+        "switch": [{ "name": "lan", "uplink": "eth1" }],
         "partition": [{
+            "disk": [{
+                "name": "root", "path": "root.img", "read_only": true, "serial": "one", "slot": 9,
+                "limit": { "operations": 100, "bandwidth": "1MiB" },
+            }],
+            "network": [{
+                "name": "lan0", "switch": "lan", "vlan": 10, "tagged": [20, 30], "mac": "02:00:00:00:00:01", "queues": 2,
+                "slot": 10, "limit": { "operations": 100, "bandwidth": "1MiB" },
+            }],
             "name": "db", "id": 7, "availability_priority": 200, "auto_start": true, "when_inactive": "release",
             "pit": true, "exit_device": true, "interrupts": "kernel",
             "processors": { "mode": "dedicated", "minimum": 1, "desired": 2, "maximum": 4, "io": "pool:default" },

@@ -1,4 +1,4 @@
-//! The devices of a partition of the file: `[[partition.disk]]`.
+//! The devices of a partition of the file: what all have, and `[[partition.disk]]`.
 
 use super::boot::{Numbers, Written, path};
 use super::fields::{At, Fields};
@@ -34,19 +34,68 @@ impl DiskTemplate {
     }
 }
 
+/// What the devices of one partition have between them.
+#[derive(Default)]
+pub(super) struct Taken {
+    names: Vec<At<Name>>,
+    slots: Vec<At<u32>>,
+}
+
+impl Taken {
+    /// Reads the name of a device of this kind.
+    pub(super) fn name(&mut self, fields: &mut Fields<'_, '_>, kind: &str, sink: &mut Sink) -> Option<At<Name>> {
+        let name = fields.name(sink, "name");
+        if let Some(name) = &name {
+            fields.rename(format!("{kind} {}", name.value));
+            let twice = || format!("the device name {} is declared twice in one partition", name.value);
+            if name.value.as_str() == ENTROPY {
+                let message = format!("the device name {ENTROPY} is that of the source of random numbers");
+                sink.push(Diagnostic::of(rule::DUPLICATE_DEVICE, message).at(name.span.clone(), "name it otherwise"));
+            }
+            once(rule::DUPLICATE_DEVICE, &mut self.names, name, twice, sink);
+        } else if !fields.has("name") {
+            fields.missing(sink, "name", &format!("give the {kind} a name: name = \"a\""));
+        }
+        name
+    }
+
+    /// Reads the slot of a device.
+    pub(super) fn slot(&mut self, fields: &mut Fields<'_, '_>, sink: &mut Sink) -> Option<u8> {
+        let slot = fields.number(sink, "slot", FIRST_FREE_SLOT.into()..=u32::from(PCI_SLOTS) - 1)?;
+        let twice = || format!("slot {} is declared twice in one partition", slot.value);
+        once(rule::DUPLICATE_SLOT, &mut self.slots, &slot, twice, sink);
+        u8::try_from(slot.value).ok()
+    }
+}
+
+/// Reads what a device may do in a second: operations and bytes.
+pub(super) fn limit(fields: &mut Fields<'_, '_>, sink: &mut Sink) -> (Option<u64>, Option<u64>) {
+    let Some(mut limit) = fields.table(sink, "limit", "limit", |_, _| true) else { return (None, None) };
+    let operations = limit.number(sink, "operations", 1..=u32::MAX).map(|at| u64::from(at.value));
+    let bandwidth = limit.size(sink, "bandwidth").and_then(|size| {
+        if size.value > 0 {
+            return Some(size.value);
+        }
+        let message = "bandwidth of limit cannot be 0B";
+        sink.push(Diagnostic::of(rule::ZERO_LIMIT, message).at(size.span, "nothing would ever pass"));
+        None
+    });
+    limit.finish(sink, &[]);
+    (operations, bandwidth)
+}
+
 /// Reads the disks of a partition.
 pub(super) fn disks(
     fields: &mut Fields<'_, '_>,
     numbers: Numbers,
     sink: &mut Sink,
     keys: &mut Keys,
+    taken: &mut Taken,
 ) -> Vec<DiskTemplate> {
     let tables = fields.tables(sink, "disk", MOST_DISKS);
-    let mut names: Vec<At<Name>> = vec![];
-    let mut slots: Vec<At<u32>> = vec![];
     let mut disks = vec![];
     for table in tables {
-        disks.extend(disk(table, numbers, sink, keys, &mut names, &mut slots));
+        disks.extend(disk(table, numbers, sink, keys, taken));
     }
     disks
 }
@@ -56,53 +105,24 @@ fn disk(
     numbers: Numbers,
     sink: &mut Sink,
     keys: &mut Keys,
-    names: &mut Vec<At<Name>>,
-    slots: &mut Vec<At<u32>>,
+    taken: &mut Taken,
 ) -> Option<DiskTemplate> {
     fields.rename("[[partition.disk]]".into());
-    let name = fields.name(sink, "name");
-    if let Some(name) = &name {
-        fields.rename(format!("disk {}", name.value));
-        let twice = || format!("the device name {} is declared twice in one partition", name.value);
-        if name.value.as_str() == ENTROPY {
-            let message = format!("the device name {ENTROPY} is that of the source of random numbers");
-            sink.push(Diagnostic::of(rule::DUPLICATE_DEVICE, message).at(name.span.clone(), "name it otherwise"));
-        }
-        once(rule::DUPLICATE_DEVICE, names, name, twice, sink);
-    } else if !fields.has("name") {
-        fields.missing(sink, "name", "give the disk a name: name = \"root\"");
-    }
+    let name = taken.name(&mut fields, "disk", sink);
     let path = path(&mut fields, numbers, sink, "path");
     if !fields.has("path") {
         fields.missing(sink, "path", "name a raw image or a block device: path = \"root.img\"");
     }
     let read_only = fields.truth(sink, "read_only").is_some_and(|at| at.value);
     let serial = serial(&mut fields, sink);
-    let slot = fields.number(sink, "slot", FIRST_FREE_SLOT.into()..=u32::from(PCI_SLOTS) - 1);
-    if let Some(slot) = &slot {
-        let twice = || format!("slot {} is declared twice in one partition", slot.value);
-        once(rule::DUPLICATE_SLOT, slots, slot, twice, sink);
-    }
-    let (mut operations, mut bandwidth) = (None, None);
-    if let Some(mut limit) = fields.table(sink, "limit", "limit", |_, _| true) {
-        operations = limit.number(sink, "operations", 1..=u32::MAX).map(|at| u64::from(at.value));
-        bandwidth = limit.size(sink, "bandwidth").and_then(|size| {
-            if size.value > 0 {
-                return Some(size.value);
-            }
-            let message = "bandwidth of limit cannot be 0B";
-            sink.push(Diagnostic::of(rule::ZERO_LIMIT, message).at(size.span, "nothing would ever be read"));
-            None
-        });
-        limit.finish(sink, &[]);
-    }
+    let slot = taken.slot(&mut fields, sink);
+    let (operations, bandwidth) = limit(&mut fields, sink);
     if let Some(name) = &name
         && let Some(span) = fields.span_of("path")
     {
         keys.note(&format!("disk.{}", name.value), span);
     }
     fields.finish(sink, &[]);
-    let slot = slot.and_then(|slot| u8::try_from(slot.value).ok());
     let path = path?;
     let disk = Disk { name: name?.value, path: path.make(None), read_only, serial, slot, operations, bandwidth };
     Some(DiskTemplate { disk, path })
@@ -122,7 +142,7 @@ fn serial(fields: &mut Fields<'_, '_>, sink: &mut Sink) -> String {
 }
 
 /// Notes a value that only one may have, and says when another has it.
-fn once<T: Clone + PartialEq>(
+pub(super) fn once<T: Clone + PartialEq>(
     rule: &'static rule::Rule,
     taken: &mut Vec<At<T>>,
     new: &At<T>,

@@ -352,6 +352,45 @@ impl<'t, 'i> Fields<'t, 'i> {
         tables
     }
 
+    /// An array of whole numbers within `range`, at most `most`.
+    pub(super) fn numbers(
+        &mut self,
+        sink: &mut Sink,
+        key: &'static str,
+        range: &RangeInclusive<u32>,
+        most: usize,
+    ) -> Vec<At<u32>> {
+        let Some(found) = self.value(key) else { return vec![] };
+        let base = self.layers.iter().find(|layer| layer.table.contains_key(key)).map_or(0, |layer| layer.base);
+        let expected = format!("whole numbers from {} to {} in brackets", range.start(), range.end());
+        let Some(array) = found.value.as_array() else {
+            self.wrong_type(sink, key, &found, &expected);
+            return vec![];
+        };
+        if array.len() > most {
+            let message = format!("there are {} of {key} of {}, at most {most} are supported", array.len(), self.what);
+            sink.push(Diagnostic::of(rule::TOO_MANY_ITEMS, message).at(found.span, "remove some"));
+            return vec![];
+        }
+        let mut numbers = vec![];
+        for item in array.iter() {
+            let span = base + item.span().start..base + item.span().end;
+            let Some(digits) = item.get_ref().as_integer() else {
+                self.wrong_type(sink, key, &At { value: item.get_ref(), span }, &expected);
+                continue;
+            };
+            let value = i128::from_str_radix(digits.as_str(), digits.radix()).ok().and_then(|n| u32::try_from(n).ok());
+            match value.filter(|n| range.contains(n)) {
+                Some(value) => numbers.push(At { value, span }),
+                None => sink.push(
+                    Diagnostic::of(rule::OUT_OF_RANGE, format!("{key} of {} is out of range", self.what))
+                        .at(span, format!("a whole number from {} to {}", range.start(), range.end())),
+                ),
+            }
+        }
+        numbers
+    }
+
     /// An array of texts.
     pub(super) fn texts(&mut self, sink: &mut Sink, key: &'static str, expected: &str) -> Vec<At<&'t str>> {
         let Some(found) = self.value(key) else { return vec![] };

@@ -16,6 +16,7 @@ mod fields;
 mod include;
 mod json;
 mod near;
+mod network;
 mod parse;
 mod partition;
 mod pattern;
@@ -31,6 +32,8 @@ mod walk;
 
 #[cfg(feature = "schema")]
 pub(crate) use device::MOST_DISKS;
+#[cfg(feature = "schema")]
+pub(crate) use network::MOST_SWITCHES;
 
 pub use include::{Alone, Included, Library, Remembered, Unavailable};
 pub use json::json;

@@ -3,6 +3,7 @@
 use super::boot::{self, Numbers, Template, stands_for_nothing};
 use super::device::{self, DiskTemplate};
 use super::fields::{self, At, Fields};
+use super::network::networks;
 use super::pattern::{fill, has_number, unknown};
 use super::sink::Sink;
 use super::spans::Keys;
@@ -28,7 +29,6 @@ pub(super) struct Declared {
 const LATER: &Rule = rule::NOT_IN_THIS_VERSION;
 /// Keys that a partition does not have, though one might look for them.
 const ELSEWHERE: &[(&str, &Rule, &str)] = &[
-    ("network", LATER, "this version has no virtual networks"),
     ("device", LATER, "this version has no dedicated devices"),
     ("interrupt", LATER, "this version wires no interrupts by declaration"),
     ("include", rule::INCLUDE_POSITION, "it stands above the first [header]"),
@@ -205,7 +205,9 @@ fn settings(
     };
     let boot = boot::read(fields, numbers, sink, keys);
     let entropy = fields.truth(sink, "entropy").map(|at| at.value);
-    let disks = device::disks(fields, numbers, sink, keys);
+    let mut taken = device::Taken::default();
+    let disks = device::disks(fields, numbers, sink, keys, &mut taken);
+    let networks = networks(fields, sink, keys, &mut taken);
     let shutdown =
         fields.table(sink, "shutdown", "shutdown", |_, _| true).map(|table| shutdown(table, boot.as_ref(), sink, keys));
     let none = Range { minimum: 0, desired: 0, maximum: 0 };
@@ -227,6 +229,7 @@ fn settings(
         interrupts: interrupts.map(|at| at.value).unwrap_or_default(),
         entropy,
         disks: vec![],
+        networks,
     };
     Settings { partition, boot, disks }
 }

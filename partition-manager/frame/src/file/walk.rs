@@ -5,6 +5,7 @@
 
 use super::fields::{At, Fields, Layer};
 use super::include::Opened;
+use super::network::{self, DeclaredSwitch, MOST_SWITCHES};
 use super::sink::Sink;
 use super::spans::{Keys, Spans};
 use super::{MOST_PARTITIONS, MOST_POOLS, MOST_TEXT, parse, partition, rules};
@@ -47,6 +48,7 @@ pub(super) struct Named<T> {
 pub(super) struct Gathered {
     frame: Frame,
     pools: Vec<Named<Pool>>,
+    switches: Vec<DeclaredSwitch>,
     pub(super) partitions: Vec<Named<partition::Declared>>,
     pub(super) spans: Spans,
     /// Bytes that paths and command lines may still have.
@@ -60,6 +62,7 @@ impl Gathered {
         Self {
             frame: empty(),
             pools: vec![],
+            switches: vec![],
             partitions: vec![],
             spans: Spans::default(),
             text_left: MOST_TEXT,
@@ -75,12 +78,16 @@ impl Gathered {
     /// Checks what spans several declarations, and gives the frame.
     pub(super) fn finish(self, sink: &mut Sink) -> (Frame, Spans) {
         rules::duplicates(&self.pools, &self.partitions, sink);
+        network::duplicates(&self.switches, sink);
         // A pool whose name is not understood may be the one that is missed.
         let all_pools_known = !self.incomplete && self.pools.iter().all(|pool| pool.place.is_some());
+        let all_switches_known = !self.incomplete && self.switches.iter().all(|one| one.switch.place.is_some());
         let mut frame = self.frame;
         frame.pools = self.pools.into_iter().map(|pool| pool.item).collect();
         frame.partitions = partition::number(self.partitions.into_iter().map(|one| one.item).collect());
+        frame.switches = self.switches.into_iter().map(|one| one.switch.item).collect();
         rules::check(&frame, &self.spans, all_pools_known, sink);
+        network::check(&frame, &self.spans, all_switches_known, sink);
         (frame, self.spans)
     }
 }
@@ -123,6 +130,11 @@ pub(super) fn file(
     for fields in top.tables(sink, "pool", room) {
         pool(fields, sink, gathered);
     }
+    let room = MOST_SWITCHES.saturating_sub(gathered.switches.len());
+    for fields in top.tables(sink, "switch", room) {
+        let number = gathered.switches.len();
+        gathered.switches.push(network::switch(fields, number, sink));
+    }
     let room = MOST_PARTITIONS.saturating_sub(gathered.partitions.len());
     for fields in top.tables(sink, "partition", room) {
         if gathered.text_left == 0 {
@@ -130,13 +142,7 @@ pub(super) fn file(
         }
         partition::read(fields.with_defaults(&layers), bounds, gathered, sink);
     }
-    top.finish(
-        sink,
-        &[
-            ("switch", rule::NOT_IN_THIS_VERSION, "this version has no virtual switches"),
-            ("default", rule::UNKNOWN_KEY, "it is called [defaults]"),
-        ],
-    );
+    top.finish(sink, &[("default", rule::UNKNOWN_KEY, "it is called [defaults]")]);
     for path in included {
         include(path, &layers, gathered, sink);
     }
@@ -175,6 +181,7 @@ fn empty() -> Frame {
         minimum_units: MINIMUM_UNITS,
         shared_host: false,
         pools: vec![],
+        switches: vec![],
         partitions: vec![],
     }
 }

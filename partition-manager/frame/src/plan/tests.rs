@@ -33,6 +33,7 @@ pub(super) fn partition(text: &str, id: u32, mode: ProcessorMode, count: Range<u
         interrupts: InterruptMode::Kernel,
         entropy: None,
         disks: vec![],
+        networks: vec![],
     }
 }
 
@@ -51,6 +52,7 @@ pub(super) fn frame(reserved: u32, pools: &[(&str, u32)], partitions: Vec<Partit
         minimum_units: Units::from_thousandths(50),
         shared_host: false,
         pools: pools.iter().map(|&(text, cpus)| Pool { name: name(text), cpus }).collect(),
+        switches: vec![],
         partitions,
     }
 }

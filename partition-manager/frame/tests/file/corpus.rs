@@ -171,7 +171,7 @@ const KINDS: &[(&str, &str, &str, &str)] = &[
     ("reserved = {", "cpus = ", "cpus = -1", "out-of-range"),
     ("reserved = {", "512MiB", "512", "bad-size"),
     ("minimum_units", "0.01", "1.5", "units-range"),
-    ("[[pool]]", "[[pool]]", "[[switch]]\n[[pool]]", "not-in-this-version"),
+    ("[[pool]]", "[[pool]]", "[[switch]]\n[[pool]]", "missing-key"),
     ("[frame]", "[frame]", "[frme]\n[frame]", "unknown-key"),
 ];
 

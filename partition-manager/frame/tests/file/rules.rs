@@ -56,7 +56,7 @@ const EDITED: &[Edited] = &[
     ("missing-key", &[("[[pool]]", "➊[[pool]]"), ("cpus = 2", "")], "has no cpus"),
     ("wrong-type", &[("id = 7", "id = ➊\"7\"")], "a whole number from 1 to 65535"),
     ("single-table", &[("[[pool]]", "➊[pool]")], "declared as a single table"),
-    ("not-in-this-version", &[("auto_start = false", "➊network = []")], "no virtual networks"),
+    ("not-in-this-version", &[("auto_start = false", "➊device = []")], "no dedicated devices"),
     (
         "duplicate-device",
         &[(
@@ -88,6 +88,135 @@ const EDITED: &[Edited] = &[
             "[[partition.disk]]\nname = \"a\"\npath = \"a\"\nlimit = { bandwidth = ➊\"0B\" }\n[partition.shutdown]",
         )],
         "bandwidth of limit",
+    ),
+    (
+        "bad-mac",
+        &[
+            ("[[pool]]", "[[switch]]\nname = \"lan\"\n[[pool]]"),
+            (
+                "[partition.shutdown]",
+                "[[partition.network]]\nname = \"lan0\"\nswitch = \"lan\"\nvlan = 10\nmac = ➊\"01:00:5e:00:00:01\"\n[partition.shutdown]",
+            ),
+        ],
+        "a group address",
+    ),
+    (
+        "bad-mac",
+        &[
+            ("[[pool]]", "[[switch]]\nname = \"lan\"\n[[pool]]"),
+            (
+                "[partition.shutdown]",
+                "[[partition.network]]\nname = \"lan0\"\nswitch = \"lan\"\nvlan = 10\nmac = ➊\"2:0:0:0:0:1\"\n[partition.shutdown]",
+            ),
+        ],
+        "the form 02:00:00:00:00:01",
+    ),
+    (
+        "duplicate-vlan",
+        &[
+            ("[[pool]]", "[[switch]]\nname = \"lan\"\n[[pool]]"),
+            (
+                "[partition.shutdown]",
+                "[[partition.network]]\nname = \"lan0\"\nswitch = \"lan\"\nvlan = ➋10\ntagged = [20, ➊10]\n[partition.shutdown]",
+            ),
+        ],
+        "VLAN 10 is declared twice",
+    ),
+    (
+        "out-of-range",
+        &[
+            ("[[pool]]", "[[switch]]\nname = \"lan\"\n[[pool]]"),
+            (
+                "[partition.shutdown]",
+                "[[partition.network]]\nname = \"lan0\"\nswitch = \"lan\"\nvlan = ➊0\n\n[partition.shutdown]",
+            ),
+        ],
+        "vlan of network lan0 is out of range",
+    ),
+    (
+        "out-of-range",
+        &[
+            ("[[pool]]", "[[switch]]\nname = \"lan\"\n[[pool]]"),
+            (
+                "[partition.shutdown]",
+                "[[partition.network]]\nname = \"lan0\"\nswitch = \"lan\"\nvlan = ➊4095\n\n[partition.shutdown]",
+            ),
+        ],
+        "vlan of network lan0 is out of range",
+    ),
+    (
+        "out-of-range",
+        &[
+            ("[[pool]]", "[[switch]]\nname = \"lan\"\n[[pool]]"),
+            (
+                "[partition.shutdown]",
+                "[[partition.network]]\nname = \"lan0\"\nswitch = \"lan\"\nvlan = 10\ntagged = [20, ➊4095]\n[partition.shutdown]",
+            ),
+        ],
+        "tagged of network lan0 is out of range",
+    ),
+    (
+        "too-many-taps",
+        &[
+            ("[[pool]]", "[[switch]]\nname = \"lan\"\n[[pool]]"),
+            (
+                "[partition.shutdown]",
+                "[[partition.network]]\nname = \"lan0\"\nswitch = \"lan\"\nvlan = 10\nqueues = ➊16\ntagged = [1, 2, 3, 4]\n[partition.shutdown]",
+            ),
+        ],
+        "16 queue pairs over 5 VLANs",
+    ),
+    ("switch-name", &[("[[pool]]", "[[switch]]\nname = ➊\"twelve-chars\"\n[[pool]]")], "this one has 12"),
+    (
+        "bad-uplink",
+        &[("[[pool]]", "[[switch]]\nname = \"lan\"\nuplink = ➊\"eth 0\"\n[[pool]]")],
+        "cannot be a network interface",
+    ),
+    (
+        "duplicate-switch",
+        &[("[[pool]]", "[[switch]]\nname = ➋\"lan\"\n[[switch]]\nname = ➊\"lan\"\n[[pool]]")],
+        "switch name lan is declared twice",
+    ),
+    (
+        "duplicate-uplink",
+        &[(
+            "[[pool]]",
+            "[[switch]]\nname = \"lan\"\nuplink = ➋\"eth1\"\n[[switch]]\nname = \"wan\"\nuplink = ➊\"eth1\"\n[[pool]]",
+        )],
+        "uplink eth1 is declared twice",
+    ),
+    (
+        "switch-missing",
+        &[
+            ("[[pool]]", "[[switch]]\nname = \"lan\"\n[[pool]]"),
+            (
+                "[partition.shutdown]",
+                "[[partition.network]]\nname = \"lan0\"\nswitch = ➊\"wan\"\nvlan = 10\n\n[partition.shutdown]",
+            ),
+        ],
+        "is on switch wan, which is not declared",
+    ),
+    (
+        "duplicate-mac",
+        &[
+            ("[[pool]]", "[[switch]]\nname = \"lan\"\n[[pool]]"),
+            (
+                "[partition.shutdown]",
+                "[[partition.network]]\nname = \"lan0\"\nswitch = \"lan\"\nvlan = 10\nmac = ➋\"02:00:00:00:00:01\"\n[[partition.network]]\nname = \"lan1\"\nswitch = \"lan\"\nvlan = 10\nmac = ➊\"02:00:00:00:00:01\"\n[partition.shutdown]",
+            ),
+        ],
+        "both have the address 02:00:00:00:00:01",
+    ),
+    (
+        "duplicate-device",
+        &[
+            ("[[pool]]", "[[switch]]\nname = \"lan\"\n[[pool]]"),
+            (
+                "[partition.shutdown]",
+                "[[partition.disk]]\nname = ➋\"a\"\npath = \"a\"\n[[partition.network]]\nname = ➊\"a\"\nswitch = \"lan\"\nvlan = 10\n\n[partition.shutdown]",
+            ),
+        ],
+        "device name a is declared twice",
     ),
     (
         "pit-without-8259",

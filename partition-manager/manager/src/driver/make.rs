@@ -9,7 +9,7 @@ use crate::{clock, host, memory, spawn};
 use anyhow::{Context, anyhow, bail};
 use frame::assignment::Assignment;
 use frame::declare::{Boot, Disk, Partition};
-use frame::device::DeviceSpec;
+use frame::device::{Attachment, DeviceSpec};
 use frame::inventory::Inventory;
 use frame::launch::{BootSpec, Descriptor, LaunchSpec, MemorySpec, ProcessorSpec};
 use frame::lifecycle::Input;
@@ -68,7 +68,10 @@ impl Driver {
         let plan = entry.kept.plan.as_ref().ok_or_else(|| anyhow!("nothing is assigned to it"))?;
         let declared = &entry.kept.declared;
         let frame = &self.settings.frame.name;
-        let devices = frame::device::of(declared, &entry.slots)?;
+        if !declared.networks.is_empty() {
+            bail!("this manager has no switches: leave out its network adapters");
+        }
+        let devices = frame::device::of(frame, declared, &entry.slots, Attachment::Trunk)?;
         entry.slots = devices.iter().map(|device| (device.name.clone(), device.slot)).collect();
         let spec = specification(plan, inventory, frame, block, entry.kept.incarnation, declared, devices);
         spec.validate()?;

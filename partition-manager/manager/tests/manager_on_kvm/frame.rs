@@ -67,6 +67,7 @@ pub fn partition(name: &str, id: u32) -> Result<Partition> {
         interrupts: frame::launch::InterruptMode::Kernel,
         entropy: None,
         disks: vec![],
+        networks: vec![],
     })
 }
 
@@ -96,6 +97,7 @@ impl Managed {
             minimum_units: Units::from(0.05),
             shared_host: true,
             pools: vec![Pool { name: Name::new("default")?, cpus: 1 }],
+            switches: vec![],
             partitions,
         };
         std::fs::write(root.applied_frame(), serde_json::to_vec(&frame)?)?;

@@ -84,6 +84,7 @@ pub fn frame(count: u32, machine: &Inventory, supply: Supply) -> Result<Frame> {
             interrupts: frame::launch::InterruptMode::Kernel,
             entropy: None,
             disks: vec![],
+            networks: vec![],
         });
     }
     let pool = |at: u32| Ok(Pool { name: Name::new(format!("pool{at}"))?, cpus: in_pools / pools });
@@ -96,6 +97,7 @@ pub fn frame(count: u32, machine: &Inventory, supply: Supply) -> Result<Frame> {
         minimum_units: Units::from_thousandths(1),
         shared_host: false,
         pools: (0..pools).map(pool).collect::<Result<_>>()?,
+        switches: vec![],
         partitions,
     })
 }
