@@ -1,11 +1,14 @@
 //! Starting the process of a partition, and how it ended.
 
-use rustix::fd::AsRawFd;
+mod child;
+
+pub use child::Child;
+use rustix::fs::{Mode, OFlags};
+use std::ffi::CString;
 use std::io;
-use std::os::fd::OwnedFd;
-use std::os::unix::process::CommandExt;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
 
 /// Number of the descriptor on which a partition finds its listening socket.
 pub const LISTENER: i32 = 3;
@@ -49,23 +52,21 @@ pub fn spawn(
     claim: Option<&OwnedFd>,
     doors: &[OwnedFd],
 ) -> io::Result<Child> {
-    let listener = listener.as_raw_fd();
-    let claim = claim.map(AsRawFd::as_raw_fd);
-    let doors: Vec<i32> = doors.iter().map(AsRawFd::as_raw_fd).collect();
-    let mut command = Command::new(binary);
-    command.arg0(title).env_clear().current_dir("/").stdin(Stdio::null()).stdout(Stdio::null());
+    let program = CString::new(binary.as_os_str().as_bytes())?;
+    let title = CString::new(title)?;
     // What it has to say it says over its socket and in its record, both of which are bounded: the log of the
     // daemons is not its to fill.
-    command.stderr(Stdio::null());
-    let prepare = move || {
+    let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
+    let prepare = || {
         let check = |outcome: i64| if outcome < 0 { Err(io::Error::last_os_error()) } else { Ok(()) };
         // SAFETY: system calls on numbers and on memory that is there; nothing is allocated.
         check(unsafe { libc::setsid() }.into())?;
-        for &door in &doors {
+        for door in doors {
             // SAFETY: as above. A process that writes 0 names itself.
-            check(unsafe { libc::write(door, b"0".as_ptr().cast(), 1) } as i64)?;
+            check(unsafe { libc::write(door.as_raw_fd(), b"0".as_ptr().cast(), 1) } as i64)?;
         }
-        let put = |descriptor: i32, place: i32| {
+        let put = |descriptor: &OwnedFd, place: i32| {
+            let descriptor = descriptor.as_raw_fd();
             if descriptor == place {
                 // SAFETY: as above.
                 return check(unsafe { libc::fcntl(descriptor, libc::F_SETFD, 0) }.into());
@@ -86,9 +87,7 @@ pub fn spawn(
         unsafe { libc::syscall(libc::SYS_close_range, kept + 1, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
         Ok(())
     };
-    // SAFETY: the closure makes system calls only, which is what may be done between fork and exec.
-    unsafe { command.pre_exec(prepare) };
-    command.spawn()
+    child::start(&program, &title, null.as_fd(), &prepare)
 }
 
 /// How a process ended, from the status that `waitpid(2)` gives.
@@ -157,6 +156,7 @@ fn from_zombie(pid: u32) -> Option<i32> {
 mod tests {
     use super::*;
     use os::process::Handle;
+    use std::process::Command;
     use std::time::Duration;
 
     #[test]
@@ -184,7 +184,7 @@ mod tests {
         std::fs::write(&script, text).unwrap();
         std::fs::set_permissions(&script, PermissionsExt::from_mode(0o755)).unwrap();
         let mut child = spawn(&script, "partition: t", &listener, None, &doors).unwrap();
-        assert!(child.wait().unwrap().success());
+        assert!(child.wait().unwrap().unwrap().success());
         assert_eq!(std::fs::read(&door).unwrap(), b"0");
         let fds = std::fs::read_to_string(directory.path().join("fds")).unwrap();
         let fds: Vec<u32> = fds.lines().map(|line| line.parse().unwrap()).collect();

@@ -4,6 +4,7 @@ use crate::journal::Kept;
 use crate::poller::Token;
 use crate::record::Record;
 use crate::registers::Processor;
+use crate::spawn::Child;
 use frame::declare::Partition;
 use frame::launch::LaunchSpec;
 use frame::lifecycle::Lifecycle;
@@ -12,7 +13,6 @@ use frame::wire::Request;
 use os::packet::{self, PacketError};
 use os::process::{Handle, Identity};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::process::Child;
 use std::sync::Arc;
 use tokio::sync::oneshot;
 
@@ -100,6 +100,8 @@ pub struct Process {
     pub link: Option<Link>,
     /// When to connect again, milliseconds of the monotonic clock.
     pub retry: Option<u64>,
+    /// Whether its launch went out on this connection without waiting for its welcome.
+    pub launch_sent: bool,
     /// Connections that were lost in a row.
     pub losses: u32,
     /// Whether it has yet to say what an earlier manager knew of it.
@@ -130,6 +132,7 @@ impl Process {
             processors: vec![],
             link: None,
             retry: None,
+            launch_sent: false,
             losses: 0,
             adopted: false,
         }

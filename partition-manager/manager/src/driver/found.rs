@@ -262,10 +262,9 @@ mod tests {
         let mut child = crate::spawn::spawn(&script, "t", &listener, None, &[]).unwrap();
         let mut other = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
         let (one, two) = (listens(child.id(), &path), listens(other.id(), &path));
-        for process in [&mut child, &mut other] {
-            process.kill().unwrap();
-            process.wait().unwrap();
-        }
+        child.kill().unwrap();
+        other.kill().unwrap();
+        other.wait().unwrap();
         assert!(one && !two);
     }
 

@@ -209,7 +209,7 @@ fn check_doorbell(descriptor: &OwnedFd) -> anyhow::Result<()> {
 /// How a process ended.
 fn fate(process: &mut Process) -> String {
     use std::os::unix::process::ExitStatusExt;
-    match process.child.as_mut().map(std::process::Child::try_wait) {
+    match process.child.as_mut().map(spawn::Child::try_wait) {
         Some(Ok(Some(status))) => spawn::describe(status.into_raw()),
         _ => spawn::fate(process.handle.descriptor(), process.identity.pid),
     }

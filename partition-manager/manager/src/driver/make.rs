@@ -5,7 +5,8 @@ use super::{Driver, Watch};
 use crate::cgroup::limits::{Limits, SLACK, THREADS};
 use crate::cgroup::share;
 use crate::record::Record;
-use crate::{clock, host, memory, spawn};
+use crate::spawn::{self, Child};
+use crate::{clock, host, memory};
 use anyhow::{Context, anyhow, bail};
 use frame::assignment::Assignment;
 use frame::declare::{Boot, Disk, Partition};
@@ -49,16 +50,43 @@ impl Driver {
         entry.kept.incarnation += 1;
         let incarnation = entry.kept.incarnation;
         self.store(name);
-        let kit = self.equip(name, &inventory)?;
         let mut process = self.start(name, incarnation)?;
-        kit.put(&mut process);
+        // The process comes up meanwhile.
+        match self.equip(name, &inventory) {
+            Ok(kit) => kit.put(&mut process),
+            Err(error) => {
+                process.child.as_mut().map(Child::kill);
+                self.watches.remove(&process.end);
+                return Err(error);
+            }
+        }
         if let Some(entry) = self.entries.get_mut(name) {
             entry.kept.started = Some(clock::now());
             entry.processors = plan.processors.len();
             entry.process = Some(process);
         }
         self.connect(name);
+        self.launch_ahead(name);
         Ok(())
+    }
+
+    /// Sends a process that just began its launch right behind the greeting. It obeys packets in their order, so
+    /// nothing is gained by waiting for its answer in between; if the connection is lost, its next welcome says
+    /// whether the launch arrived.
+    fn launch_ahead(&mut self, name: &Name) {
+        let fresh = |process: &Process| process.link.is_some() && process.spec.is_some();
+        let process = self.entries.get_mut(name).and_then(|entry| entry.process.as_mut());
+        let Some(process) = process.filter(|process| fresh(process)) else { return };
+        process.launch_sent = true;
+        self.launch(name);
+    }
+
+    /// Sends a partition its launch, unless it has it already.
+    pub(super) fn launch_once(&mut self, name: &Name) {
+        let process = self.entries.get_mut(name).and_then(|entry| entry.process.as_mut());
+        if !process.is_some_and(|process| std::mem::take(&mut process.launch_sent)) {
+            self.launch(name);
+        }
     }
 
     /// Makes or opens what a partition's launch needs.
@@ -216,7 +244,6 @@ impl Driver {
             Err(error) => {
                 // It ends at once, so waiting for it does not take long.
                 let _ = child.kill();
-                let _ = child.wait();
                 Err(error)
             }
         }
@@ -258,13 +285,14 @@ impl Driver {
         if let Some(link) = process.link.take() {
             self.watches.remove(&link.token);
         }
+        process.launch_sent = false;
         let delay = RETRY_MS << process.losses.min(5);
         process.losses = process.losses.saturating_add(1);
         process.retry = Some(clock::now() + delay);
     }
 
     /// Sends a partition what it is to run, with all that it will ever touch.
-    pub(super) fn launch(&mut self, name: &Name) {
+    fn launch(&mut self, name: &Name) {
         if let Err(error) = self.equip_adopted(name) {
             self.apply(name, Input::Failed { reason: format!("{error:#}") });
             return;

@@ -321,7 +321,7 @@ impl Driver {
     fn act(&mut self, name: &Name, effect: Effect) {
         match effect {
             Effect::Make => self.to_make.push_back(name.clone()),
-            Effect::Launch => self.launch(name),
+            Effect::Launch => self.launch_once(name),
             Effect::Start => self.send(name, wire::Request::Start),
             Effect::Take(rung) => match rung {
                 Rung::Ask => self.send(name, wire::Request::Ask),
