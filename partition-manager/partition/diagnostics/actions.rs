@@ -7,6 +7,7 @@ use crate::apic;
 use crate::clock;
 use crate::command::{Command, HELP};
 use crate::console::{self, Line};
+use crate::devices;
 use crate::histogram::Histogram;
 use crate::memory;
 use crate::platform;
@@ -88,6 +89,12 @@ pub fn perform(state: &mut State, command: Command) {
             state.denying = false;
             line.text("requests to shut down will be approved");
         }
+        Command::Devices => devices::list(line),
+        Command::Reset(slot) => devices::reset(slot, line),
+        Command::Random(slot) => devices::random(slot, line),
+        Command::Disk(errand, slot, sector) => devices::disk(errand, slot, sector, line),
+        Command::Requests(slot, count) => devices::requests(slot, count, line),
+        Command::Misdrive(slot, misdeed) => devices::misdrive(slot, misdeed, line),
         Command::IgnoreNmi => {
             state.ignoring_nmi = true;
             line.text("NMIs will only be counted");

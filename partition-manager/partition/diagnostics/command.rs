@@ -45,10 +45,82 @@ pub enum Command {
     Deny,
     /// Approve requests to shut down.
     Approve,
+    /// Name the virtio devices.
+    Devices,
+    /// Reset the device in this slot.
+    Reset(u64),
+    /// Ask the entropy device in this slot for bytes.
+    Random(u64),
+    /// Do this errand of the disk in this slot, at this sector.
+    Disk(Errand, u64, u64),
+    /// Make requests of the device in this slot, this many, at full speed.
+    Requests(u64, u64),
+    /// Do this to the device in this slot.
+    Misdrive(u64, Misdeed),
     /// Only count NMIs, even when hung.
     IgnoreNmi,
     /// Only count presses of the power button.
     IgnoreButton,
+}
+
+/// What is asked of a disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Errand {
+    /// Read 4 KiB.
+    Read,
+    /// Write 4 KiB that its sector's number makes.
+    Write,
+    /// Put down what was written.
+    Flush,
+    /// Forget 4 KiB.
+    Discard,
+    /// Write 4 KiB of zeros.
+    Zero,
+}
+
+/// What no driver may do (virtio 1.2, section 2.7).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Misdeed {
+    /// A chain that comes back to its beginning.
+    Loop,
+    /// A chain that begins beyond the table.
+    Index,
+    /// A chain that goes on beyond the table.
+    Next,
+    /// Buffers where there is no memory.
+    Address,
+    /// Buffers of 4 GiB.
+    Length,
+    /// More chains at once than there are descriptors.
+    Flood,
+    /// An indirect table that is no whole number of descriptors.
+    Indirect,
+    /// Rings where there is no memory.
+    Rings,
+    /// A start without an agreement on features.
+    Blind,
+    /// A thousand random tables.
+    Noise,
+}
+
+impl Misdeed {
+    /// All, by name.
+    pub const ALL: [(&'static str, Self); 10] = [
+        ("loop", Self::Loop),
+        ("index", Self::Index),
+        ("next", Self::Next),
+        ("address", Self::Address),
+        ("length", Self::Length),
+        ("flood", Self::Flood),
+        ("indirect", Self::Indirect),
+        ("rings", Self::Rings),
+        ("blind", Self::Blind),
+        ("noise", Self::Noise),
+    ];
+
+    fn named(word: &[u8]) -> Option<Self> {
+        Self::ALL.into_iter().find(|(name, _)| name.as_bytes() == word).map(|(_, misdeed)| misdeed)
+    }
 }
 
 /// Why a line is no command.
@@ -64,7 +136,9 @@ pub enum Mistake {
 
 /// The commands, for people.
 pub const HELP: &str = "help info beats reset-beats off exit N reboot crash triple-fault hang spin idle exits N wild ADDRESS \
-                        dirty MIB digest storm N ipi N deny approve ignore-nmi ignore-button";
+                        dirty MIB digest storm N ipi N deny approve ignore-nmi ignore-button devices reset SLOT random SLOT \
+                        disk-read SLOT SECTOR disk-write SLOT SECTOR disk-flush SLOT disk-discard SLOT SECTOR \
+                        disk-zero SLOT SECTOR requests SLOT N misdrive SLOT MISDEED";
 
 /// Reads a line: words between blanks.
 ///
@@ -73,26 +147,51 @@ pub const HELP: &str = "help info beats reset-beats off exit N reboot crash trip
 pub fn parse(line: &[u8]) -> Result<Command, Mistake> {
     let mut words = line.split(|byte| matches!(byte, b' ' | b'\t')).filter(|word| !word.is_empty());
     let word = words.next().ok_or(Mistake::Empty)?;
-    let argument = words.next();
-    if words.next().is_some() {
-        return Err(Mistake::Argument);
-    }
-    build(word, argument)
+    collect(word, words)
 }
 
-/// Reads the value of `run=`: `COMMAND` or `COMMAND:NUMBER`.
+/// Reads the value of `run=`: a command with colons in place of blanks.
 ///
 /// # Errors
 /// As [`parse`].
 pub fn parse_run(value: &[u8]) -> Result<Command, Mistake> {
-    let mut parts = value.splitn(2, |&byte| byte == b':');
+    let mut parts = value.split(|&byte| byte == b':');
     let word = parts.next().filter(|word| !word.is_empty()).ok_or(Mistake::Empty)?;
-    build(word, parts.next())
+    collect(word, parts)
 }
 
-fn build(word: &[u8], argument: Option<&[u8]>) -> Result<Command, Mistake> {
+fn collect<'a>(word: &[u8], mut arguments: impl Iterator<Item = &'a [u8]>) -> Result<Command, Mistake> {
+    let (first, second) = (arguments.next(), arguments.next());
+    if arguments.next().is_some() {
+        return Err(Mistake::Argument);
+    }
+    build(word, first, second)
+}
+
+fn build(word: &[u8], argument: Option<&[u8]>, second: Option<&[u8]>) -> Result<Command, Mistake> {
     let number = || argument.and_then(digits::parse).ok_or(Mistake::Argument);
+    let other = || second.and_then(digits::parse).ok_or(Mistake::Argument);
+    let disk = |errand| Ok(Command::Disk(errand, number()?, other()?));
+    match word {
+        b"disk-read" => return disk(Errand::Read),
+        b"disk-write" => return disk(Errand::Write),
+        b"disk-discard" => return disk(Errand::Discard),
+        b"disk-zero" => return disk(Errand::Zero),
+        b"requests" => return Ok(Command::Requests(number()?, other()?)),
+        b"misdrive" => {
+            let misdeed = second.and_then(Misdeed::named).ok_or(Mistake::Argument)?;
+            return Ok(Command::Misdrive(number()?, misdeed));
+        }
+        // Everything else takes one argument at most; what is no command is said to be none.
+        _ if second.is_some() && !matches!(build(word, argument, None), Err(Mistake::Unknown)) => {
+            return Err(Mistake::Argument);
+        }
+        _ => {}
+    }
     let command = match word {
+        b"reset" => return number().map(Command::Reset),
+        b"random" => return number().map(Command::Random),
+        b"disk-flush" => return Ok(Command::Disk(Errand::Flush, number()?, 0)),
         b"exit" => return number().map(Command::Exit),
         b"exits" => return number().map(Command::Exits),
         b"wild" => return number().map(Command::Wild),
@@ -111,6 +210,7 @@ fn build(word: &[u8], argument: Option<&[u8]>) -> Result<Command, Mistake> {
         b"spin" => Command::Spin,
         b"idle" => Command::Idle,
         b"digest" => Command::Digest,
+        b"devices" => Command::Devices,
         b"deny" => Command::Deny,
         b"approve" => Command::Approve,
         b"ignore-nmi" => Command::IgnoreNmi,
@@ -125,7 +225,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lines_are_commands_with_at_most_one_number() {
+    fn lines_are_commands_with_their_numbers() {
         assert_eq!(parse(b"beats"), Ok(Command::Beats));
         assert_eq!(parse(b"exit 7"), Ok(Command::Exit(7)));
         assert_eq!(parse(b"exit"), Err(Mistake::Argument));
@@ -137,11 +237,20 @@ mod tests {
         assert_eq!(parse(b"exits many"), Err(Mistake::Argument));
         assert_eq!(parse(b"exits 1 2"), Err(Mistake::Argument));
         assert_eq!(parse(b"off now"), Err(Mistake::Argument));
+        assert_eq!(parse(b"disk-write 8 100"), Ok(Command::Disk(Errand::Write, 8, 100)));
+        assert_eq!(parse(b"disk-write 8"), Err(Mistake::Argument));
+        assert_eq!(parse(b"disk-flush 8 1"), Err(Mistake::Argument));
+        assert_eq!(parse(b"nonsense 8 1"), Err(Mistake::Unknown));
+        for (name, misdeed) in Misdeed::ALL {
+            assert_eq!(parse(format!("misdrive 8 {name}").as_bytes()), Ok(Command::Misdrive(8, misdeed)));
+        }
+        assert_eq!(parse(b"misdrive 8 kindly"), Err(Mistake::Argument));
     }
 
     #[test]
     fn run_takes_its_number_after_a_colon() {
         assert_eq!(parse_run(b"exits:5"), Ok(Command::Exits(5)));
+        assert_eq!(parse_run(b"requests:8:100"), Ok(Command::Requests(8, 100)));
         assert_eq!(parse_run(b"spin"), Ok(Command::Spin));
         assert_eq!(parse_run(b"exits"), Err(Mistake::Argument));
         assert_eq!(parse_run(b"exits:"), Err(Mistake::Argument));
@@ -155,6 +264,6 @@ mod tests {
             assert_ne!(parse(word.as_bytes()), Err(Mistake::Unknown), "{word}");
             named += 1;
         }
-        assert_eq!(named, 22);
+        assert_eq!(named, 32);
     }
 }

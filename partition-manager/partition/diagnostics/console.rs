@@ -38,14 +38,14 @@ pub fn set_name(name: &[u8]) {
 
 /// A line being put together; what does not fit is cut off.
 pub struct Line {
-    bytes: [u8; 320],
+    bytes: [u8; 480],
     length: usize,
 }
 
 impl Line {
     /// An empty line.
     pub const fn new() -> Self {
-        Self { bytes: [0; 320], length: 0 }
+        Self { bytes: [0; 480], length: 0 }
     }
 
     /// A line that begins with the payload's name.
@@ -105,7 +105,7 @@ impl Line {
 
 /// Writes a line and its end. What the transmitter does not take in a fraction of a second is dropped.
 pub fn say(line: &Line) {
-    let mut bytes = [0; 322];
+    let mut bytes = [0; 482];
     let (text, end) = bytes.split_at_mut(line.length);
     text.copy_from_slice(line.as_bytes());
     end[..2].copy_from_slice(b"\r\n");

@@ -12,10 +12,12 @@ mod apic;
 mod clock;
 mod command;
 mod console;
+mod devices;
 mod digits;
 mod histogram;
 mod memory;
 mod options;
+mod pci;
 #[allow(dead_code, reason = "the monitor's half of the shared constants")]
 #[path = "../../frame/src/platform.rs"]
 mod platform;
@@ -24,6 +26,7 @@ mod processors;
 mod ring0;
 mod start;
 mod state;
+mod virtio;
 
 use core::sync::atomic::Ordering::{Acquire, Relaxed};
 

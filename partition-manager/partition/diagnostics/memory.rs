@@ -39,8 +39,20 @@ pub fn read_register(address: u64) -> u32 {
 
 /// Writes a 32-bit device register with one access.
 pub fn write_register(address: u64, value: u32) {
-    // SAFETY: callers name device registers below 4 GiB, never memory of the payload.
+    // SAFETY: callers name device registers below 4 GiB, or memory that no reference covers.
     unsafe { (address as *mut u32).write_volatile(value) };
+}
+
+/// Writes 16 bits with one access, to a device register or to memory that no reference covers.
+pub fn write_half(address: u64, value: u16) {
+    // SAFETY: callers name device registers below 4 GiB, or memory between payload and spare memory.
+    unsafe { (address as *mut u16).write_volatile(value) };
+}
+
+/// Writes a byte with one access, where [`write_half`] may.
+pub fn write_byte(address: u64, value: u8) {
+    // SAFETY: as there.
+    unsafe { (address as *mut u8).write_volatile(value) };
 }
 
 /// Copies code to a page that nothing else uses.

@@ -3,6 +3,7 @@
 mod claims;
 mod death;
 mod demo;
+mod devices;
 mod examples;
 mod exit_status;
 mod leftovers;
@@ -53,6 +54,9 @@ const TESTS: &[Test] = &[
     ("death::a_manager_that_is_told_to_end_is_replaced", death::manager_terminated, host::lacks_kvm),
     ("death::nothing_is_left_of_a_frame_that_was_killed_whole", death::all_killed, host::lacks_kvm),
     ("death::a_frame_whose_supervisor_was_killed_is_taken_up_again", death::supervisor_killed, host::lacks_kvm),
+    ("devices::what_a_guest_writes_is_in_the_image", devices::written, host::lacks_kvm),
+    ("devices::interrupts_taken_are_interrupts_delivered", devices::counted, host::lacks_kvm),
+    ("devices::a_driver_freezes_its_own_device_only", devices::frozen, host::lacks_kvm),
     ("claims::two_frames_may_not_use_one_cpu", claims::one_frame_each, kvm_and_root),
     ("claims::two_frames_share_when_both_say_so", claims::shared, kvm_and_root),
     ("claims::a_claim_lasts_as_long_as_a_partition", claims::outlives_the_daemons, kvm_and_root),
