@@ -19,6 +19,8 @@ pub const LARGEST_VLAN: u16 = 4094;
 pub const MOST_TAGGED: usize = 15;
 /// Most taps of one adapter, over its queue pairs and VLANs.
 pub const MOST_TAPS: usize = 64;
+/// Most descriptors of all devices of a partition: one packet brings them with those of its memory.
+pub const MOST_DEVICE_DESCRIPTORS: usize = 160;
 /// Longest name of a switch, bytes: an interface's has 15 (Linux, IFNAMSIZ less its final zero), five of which are
 /// kept for the VLAN where each has a bridge of its own.
 pub const LONGEST_SWITCH_NAME: usize = 10;
@@ -201,6 +203,11 @@ pub enum DeviceError {
     /// Too many.
     #[error("a partition has at most {MOST_DEVICES} devices, not {0}")]
     TooMany(usize),
+    /// They need too many descriptors.
+    #[error(
+        "the disks and taps of a partition need {0} descriptors, at most {MOST_DEVICE_DESCRIPTORS} are supported: lower the queues or the VLANs of its adapters"
+    )]
+    Descriptors(usize),
     /// A slot that is not there, or taken twice.
     #[error("device {name}: PCI slot {slot} does not exist, is the host bridge's, or is taken")]
     Slot {
@@ -229,6 +236,10 @@ pub enum DeviceError {
 pub fn validate(devices: &[DeviceSpec]) -> Result<(), DeviceError> {
     if devices.len() > MOST_DEVICES {
         return Err(DeviceError::TooMany(devices.len()));
+    }
+    let descriptors = devices.iter().map(|device| device.kind.descriptors()).sum();
+    if descriptors > MOST_DEVICE_DESCRIPTORS {
+        return Err(DeviceError::Descriptors(descriptors));
     }
     for (at, device) in devices.iter().enumerate() {
         let before = || devices.iter().take(at);
@@ -372,6 +383,11 @@ mod tests {
         assert!(matches!(validate(&[entropy("a", 3), entropy("a", 4)]), Err(DeviceError::Name(_))));
         let many: Vec<DeviceSpec> = (0..40).map(|at| entropy(&format!("d{at}"), at)).collect();
         assert_eq!(validate(&many), Err(DeviceError::TooMany(40)));
+        let all = NetworkSpec { queues: 16, tagged: vec![1, 2, 3], ..tests::network() };
+        let adapter = |name: &str, slot| device(name, slot, DeviceKind::Network(all.clone()));
+        assert_eq!(validate(&[adapter("a", 1), adapter("b", 2)]), Ok(()));
+        let three = [adapter("a", 1), adapter("b", 2), adapter("c", 3)];
+        assert_eq!(validate(&three), Err(DeviceError::Descriptors(192)));
         let serial = |serial: &str| DiskSpec { serial: serial.into(), ..DiskSpec::default() };
         assert_eq!(validate(&[device("a", 1, DeviceKind::Disk(serial("blkh-1")))]), Ok(()));
         assert!(validate(&[device("a", 1, DeviceKind::Disk(serial("a b")))]).is_err());

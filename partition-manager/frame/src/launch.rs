@@ -326,6 +326,14 @@ impl LaunchSpec {
         self.validate_topology()
     }
 
+    /// The network adapters among the devices, in their order.
+    pub fn networks(&self) -> impl Iterator<Item = &device::NetworkSpec> {
+        self.devices.iter().filter_map(|device| match &device.kind {
+            device::DeviceKind::Network(network) => Some(network),
+            device::DeviceKind::Entropy | device::DeviceKind::Disk(_) => None,
+        })
+    }
+
     fn validate_topology(&self) -> Result<(), LaunchError> {
         let Topology { nodes, distances, caches } = &self.topology;
         let wrong = |why| Err(LaunchError::Topology(why));

@@ -10,7 +10,7 @@ use crate::record::Final;
 use serde::{Deserialize, Serialize};
 
 /// Version of the messages.
-pub const VERSION: u16 = 3;
+pub const VERSION: u16 = 4;
 /// Largest packet, bytes: what a Unix socket takes at once with the kernel's usual send buffer of 208 KiB
 /// (`net.core.wmem_default`, `socket(7)`).
 pub const LARGEST_PACKET: usize = 200 * 1024;

@@ -7,7 +7,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 /// connection to it, its record, its doorbell.
 const EACH: u64 = 4;
 /// What is open for a moment only, while one partition is made: `/dev/kvm`, kernel, initial RAM disk and
-/// modules, doors to its groups, its listening socket, the pipe by which a failed start is heard of.
+/// modules, images, taps, doors to its groups, its listening socket, the pipe by which a failed start is heard of.
 const MAKING: u64 = 32;
 /// The manager's own, those of its API's clients (64 connections at once) and of open consoles.
 const OWN: u64 = 256;
@@ -19,8 +19,13 @@ pub fn needed(frame: &Frame, nodes: usize) -> u64 {
         // A partition has one range of memory on each node at most.
         EACH.saturating_add(nodes.max(1) as u64).saturating_add(u64::from(processors))
     };
+    // Its taps are open for as long as one partition is made.
+    let taps =
+        |network: &frame::declare::Network| u64::from(network.queues).saturating_mul(1 + network.tagged.len() as u64);
+    let taps = frame.partitions.iter().map(|partition| partition.networks.iter().map(taps).sum::<u64>());
+    let making = MAKING.saturating_add(taps.max().unwrap_or(0));
     let partitions = frame.partitions.iter().map(|partition| each(partition.processors.count.maximum));
-    partitions.fold(OWN + MAKING, u64::saturating_add)
+    partitions.fold(OWN + making, u64::saturating_add)
 }
 
 /// Lets this process hold as many descriptors as are `needed`, or as many as it may at all; when that is too

@@ -85,6 +85,7 @@ impl Driver {
             // Whoever asked may be gone.
             let _ = reply.send(Ok(()));
         }
+        self.sweep();
         self.groups.remove_frame();
         // The directory goes if nothing foreign is in it.
         let _ = std::fs::remove_dir(self.settings.root.partitions());

@@ -96,10 +96,11 @@ impl Driver {
         let plan = entry.kept.plan.as_ref().ok_or_else(|| anyhow!("nothing is assigned to it"))?;
         let declared = &entry.kept.declared;
         let frame = &self.settings.frame.name;
-        if !declared.networks.is_empty() {
-            bail!("this manager has no switches: leave out its network adapters");
-        }
-        let devices = frame::device::of(frame, declared, &entry.slots, Attachment::Trunk)?;
+        let attachment = match declared.networks.is_empty() {
+            true => Attachment::Trunk,
+            false => self.switches.attachment().context("its network adapters")?,
+        };
+        let devices = frame::device::of(frame, declared, &entry.slots, attachment)?;
         entry.slots = devices.iter().map(|device| (device.name.clone(), device.slot)).collect();
         let spec = specification(plan, inventory, frame, block, entry.kept.incarnation, declared, devices);
         spec.validate()?;
@@ -122,6 +123,12 @@ impl Driver {
         }
         for disk in &declared.disks {
             files.push(open_disk(disk).with_context(|| format!("disk {}, {}", disk.name, disk.path.display()))?);
+        }
+        for (network, spec) in declared.networks.iter().zip(spec.networks()) {
+            let switch = self.settings.frame.switches.iter().find(|switch| switch.name == network.switch);
+            let switch = switch.ok_or_else(|| anyhow!("switch {} is no longer declared", network.switch))?;
+            let taps = self.switches.plug(switch, spec, name, &network.name);
+            files.extend(taps.with_context(|| format!("network {}", network.name))?);
         }
         prepare_record(entry)?;
         Ok(Kit { spec: Box::new(spec), memory, files })

@@ -76,6 +76,7 @@ pub struct Driver {
     epoch: u64,
     journal: Journal,
     groups: Groups,
+    switches: host::network::Switches,
     /// Tells the processes of this frame under this root from all others.
     tag: String,
     /// What this host has.
@@ -152,6 +153,7 @@ impl Driver {
             epoch,
             journal,
             groups,
+            switches: host::network::Switches::new(&tag),
             tag,
             host: host::inventory::Known::default(),
             lacks,
@@ -175,6 +177,7 @@ impl Driver {
             over: false,
         };
         driver.adopt(opened.aside, opened.lost)?;
+        driver.sweep();
         Ok(driver)
     }
 

@@ -65,9 +65,19 @@ impl Driver {
         for directory in self.groups.of(name) {
             self.doom(Some(name.clone()), directory, now);
         }
+        if !self.settings.frame.switches.is_empty() {
+            self.sweep();
+        }
         self.remove_doomed(now);
         self.clear_steps(name);
         self.share_again();
+    }
+
+    /// Removes the bridges that no partition uses any more, or that a killed manager left.
+    pub(super) fn sweep(&self) {
+        if let Err(error) = self.switches.sweep() {
+            tracing::error!("a bridge of a switch stays: {error}");
+        }
     }
 
     pub(super) fn doom(&mut self, partition: Option<Name>, directory: PathBuf, now: u64) {

@@ -2,6 +2,7 @@
 
 pub mod inventory;
 pub mod kvm;
+pub mod network;
 
 use crate::cgroup;
 use frame::api::HostReport;
@@ -15,6 +16,7 @@ pub fn report() -> Result<HostReport, inventory::InventoryError> {
     let (kvm, mut lacks) = kvm::probe();
     let (cgroup, groups) = cgroup::hierarchy::probe();
     lacks.extend(groups);
+    lacks.extend(network::lacks());
     if !inventory.nodes.iter().any(|node| node.huge_pages.iter().any(|pages| pages.total > 0)) {
         lacks.push(
             "no huge pages are set aside: memory comes in pages of 4 KiB; write to /proc/sys/vm/nr_hugepages to have some"

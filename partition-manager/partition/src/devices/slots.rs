@@ -11,6 +11,9 @@ use super::virtio::entropy::{Entropy, Source};
 use super::virtio::freezer::{Freezer, Witness};
 use super::virtio::function::{BAR_BYTES, Parts, VirtioFunction};
 use super::virtio::interrupter::Interrupter;
+use super::virtio::network::Network;
+use super::virtio::network::adapter::Adapter;
+use super::virtio::network::tap::Tap;
 use super::virtio::worker::{Service, Worker};
 use crate::interrupts::doorbells::KvmDoorbells;
 use crate::interrupts::pins::SharedPin;
@@ -75,7 +78,14 @@ fn device(spec: &DeviceSpec, descriptors: Vec<OwnedFd>) -> Result<Device, SlotEr
             let service = Requests::new(image.clone(), disk).map_err(system)?;
             Ok((Arc::new(Disk::new(&image)), Box::new(service)))
         }
-        DeviceKind::Network(_) => Err(refused("this monitor has no network adapters".into())),
+        DeviceKind::Network(network) => {
+            let taps = descriptors.into_iter().map(Tap::new).collect::<Result<Vec<_>, _>>();
+            let taps = taps.map_err(|error| refused(format!("what came with it is no tap: {error}")))?;
+            let model = Network::new(network);
+            let service = Adapter::new(network, taps, model.counters());
+            let service = service.map_err(|source| SlotError::System { name: spec.name.to_string(), source })?;
+            Ok((Arc::new(model), Box::new(service)))
+        }
     }
 }
 

@@ -9,6 +9,8 @@ pub mod freezer;
 pub mod function;
 pub mod interrupter;
 pub mod limiter;
+pub mod limits;
+pub mod network;
 pub mod ring;
 #[cfg(test)]
 pub(crate) mod testing;
