@@ -144,6 +144,15 @@ pub struct SurveillanceStatus {
     pub going_down: bool,
 }
 
+/// Body of a request that says that a device was serviced.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct ServiceRequest {
+    /// Its name.
+    pub device: Name,
+}
+
 /// Body of a shutdown request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]

@@ -85,6 +85,9 @@ registry! {
     PartitionRestarted = "C2000002", Informational, Partition,
         "The partition restarts.",
         "Its guest asked for a restart, or an operator did.", "None.";
+    DeviceServiced = "C2000003", Informational, Partition,
+        "A device of the partition was serviced: it may be reset by its guest, and its interrupt sources are not quarantined.",
+        "An operator said so.", "None.";
     PartitionPoweredOff = "D2000001", Informational, Partition,
         "The partition powered itself off.",
         "Its guest used ACPI soft off.", "None; `lpar activate` starts it again.";
@@ -133,7 +136,15 @@ registry! {
     DeviceFailed = "B2000008", Unrecoverable, Partition,
         "A device of the partition froze for the sixth time in an hour; it stays frozen.",
         "The guest's driver is broken or hostile, or what is behind the device keeps failing.",
-        "Mend what the event names, then restart the partition.";
+        "Mend what the event names, then `lpar service PARTITION DEVICE`, or restart the partition.";
+    SourceQuarantined = "B2000009", Recovered, Partition,
+        "An interrupt source of the partition storms; nothing of it is delivered until it is quiet for a second.",
+        "A device was raised without end: by its guest's driver, or by what is behind it.",
+        "None if it ends; `lpar interrupts` counts the storms. A source that storms for the sixth time in an hour stays quarantined.";
+    SourceFailed = "B200000A", Unrecoverable, Partition,
+        "An interrupt source of the partition stormed for the sixth time in an hour; it stays quarantined.",
+        "The guest's driver is broken or hostile, or `interrupt_limit` is far below what the device does.",
+        "Mend the driver or raise the limit, then `lpar service PARTITION DEVICE`, or restart the partition.";
     ManagerStarted = "C7000001", Informational, Frame,
         "The partition manager is in control.",
         "The frame was brought up, or a manager replaced one that was lost.", "None.";

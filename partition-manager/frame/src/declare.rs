@@ -4,6 +4,7 @@ use crate::cpuset::CpuSet;
 use crate::launch::InterruptMode;
 use crate::mac::Mac;
 use crate::name::Name;
+use crate::storm::Limit;
 use crate::units::Units;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -98,6 +99,8 @@ pub struct Partition {
     pub exit_device: bool,
     /// Where its interrupt controllers are.
     pub interrupts: InterruptMode,
+    /// How often each interrupt source of its devices may be raised.
+    pub interrupt_limit: Limit,
     /// Whether it has a source of random numbers; when absent, a kernel has one and the payload has none.
     pub entropy: Option<bool>,
     /// Its disks, in the order of the file.

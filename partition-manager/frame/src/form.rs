@@ -8,6 +8,7 @@ use crate::device::{FIRST_FREE_SLOT, LARGEST_VLAN, MOST_QUEUE_PAIRS, MOST_TAGGED
 use crate::file::{MOST_DISKS, MOST_SWITCHES};
 use crate::launch::{MOST_MODULES, MOST_PROCESSORS};
 use crate::platform::PCI_SLOTS;
+use crate::storm::{HIGHEST_RATE, LARGEST_BURST};
 use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, Schema, json_schema};
 use serde_json::{Value, json};
@@ -139,6 +140,8 @@ pub struct Settings {
     pub exit_device: Option<bool>,
     /// Where its interrupt controllers are; "kernel" when left out.
     pub interrupts: Option<Interrupts>,
+    /// How often each interrupt source of its devices may be raised.
+    pub interrupt_limit: Option<InterruptLimit>,
     /// Whether it has a source of random numbers; when left out, a kernel has one and the payload has none.
     pub entropy: Option<bool>,
     /// Disks: raw images or block devices of the host.
@@ -380,6 +383,19 @@ pub struct Shutdown {
     pub button: Option<Duration>,
     /// A non-maskable interrupt; 2s when left out.
     pub nmi: Option<Duration>,
+}
+
+/// How often each interrupt source of a partition's devices may be raised. What comes beyond it waits and is coalesced;
+/// ten times as many in a second are a storm, and quarantine the source.
+#[derive(Clone, Debug, JsonSchema)]
+#[schemars(deny_unknown_fields)]
+pub struct InterruptLimit {
+    /// Interrupts in a second; 100000 when left out.
+    #[schemars(range(min = 1, max = HIGHEST_RATE))]
+    pub rate: Option<i64>,
+    /// Interrupts that may come at once; 10000 when left out.
+    #[schemars(range(min = 1, max = LARGEST_BURST))]
+    pub burst: Option<i64>,
 }
 
 /// A text of a form of its own.

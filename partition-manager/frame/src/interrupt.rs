@@ -6,6 +6,7 @@
 
 use crate::launch::{LaunchSpec, Place};
 use crate::name::Name;
+use crate::storm::Quarantine;
 use crate::topology::ApicLayout;
 use crate::wire::{DeviceState, DeviceStatus, VectorStatus};
 use serde::{Deserialize, Serialize};
@@ -48,6 +49,9 @@ pub enum SourceState {
     Enabled,
     /// It waits until the guest unmasks it, or turns it on.
     Masked,
+    /// It was raised far beyond its limit: nothing is delivered until it is quiet or, after the sixth time in an hour,
+    /// until it is cleared.
+    Quarantined,
     /// Its device is frozen until the guest resets it.
     Frozen,
     /// Its device is frozen until it is serviced.
@@ -78,6 +82,10 @@ pub struct InterruptRow {
     pub delivered: u64,
     /// Times it was raised while it was masked.
     pub masked: u64,
+    /// Times it was raised beyond its limit, and one with another that waited.
+    pub coalesced: u64,
+    /// Storms: times it was quarantined.
+    pub storms: u64,
     /// Whether one waits to be unmasked.
     pub pending: bool,
     /// How often the device froze.
@@ -106,7 +114,7 @@ pub fn rows(spec: &LaunchSpec, statuses: &[DeviceStatus]) -> Vec<InterruptRow> {
     for (device, status) in spec.devices.iter().zip(statuses) {
         for (vector, figures) in status.vectors.iter().take(MOST_VECTORS).enumerate() {
             let Some(source) = Source::new(spec.id, device.slot, vector) else { continue };
-            let VectorStatus { address, data, pending, delivered, masked } = *figures;
+            let VectorStatus { address, data, pending, delivered, masked, coalesced, storms, quarantine } = *figures;
             rows.push(InterruptRow {
                 source: source.number(),
                 partition: spec.name.clone(),
@@ -116,6 +124,7 @@ pub fn rows(spec: &LaunchSpec, statuses: &[DeviceStatus]) -> Vec<InterruptRow> {
                 state: match (status.state, address) {
                     (DeviceState::Frozen, _) => SourceState::Frozen,
                     (DeviceState::Permanent, _) => SourceState::Failed,
+                    (DeviceState::Working, _) if quarantine != Quarantine::No => SourceState::Quarantined,
                     (DeviceState::Working, Some(_)) => SourceState::Enabled,
                     (DeviceState::Working, None) => SourceState::Masked,
                 },
@@ -123,6 +132,8 @@ pub fn rows(spec: &LaunchSpec, statuses: &[DeviceStatus]) -> Vec<InterruptRow> {
                 interrupt: address.map(|_| data as u8),
                 delivered,
                 masked,
+                coalesced,
+                storms,
                 pending,
                 freezes: status.freezes,
             });

@@ -6,6 +6,7 @@
 use crate::cpuset::CpuSet;
 use crate::device::{self, DeviceError, DeviceSpec};
 use crate::name::Name;
+use crate::storm::Limit;
 use serde::{Deserialize, Serialize};
 
 /// Most virtual processors of one partition.
@@ -51,6 +52,9 @@ pub struct LaunchSpec {
     pub devices: Vec<DeviceSpec>,
     /// Where its interrupt controllers are.
     pub interrupt_mode: InterruptMode,
+    /// How often each interrupt source of its devices may be raised.
+    #[serde(default)]
+    pub interrupt_limit: Limit,
 }
 
 /// Where the interrupt controllers of a partition are: its local APICs and its I/O APIC.
@@ -371,6 +375,9 @@ impl LaunchSpec {
         if self.interrupt_mode == InterruptMode::Emulated && self.apic_ids().iter().any(|id| *id >= BROADCAST) {
             return wrong("with emulated interrupt controllers, identifiers of local APICs are below 255");
         }
+        if !self.interrupt_limit.is_valid() {
+            return wrong("the limit of interrupts is outside of its range");
+        }
         Ok(())
     }
 }
@@ -396,6 +403,7 @@ mod tests {
             exit_device: false,
             devices: vec![],
             interrupt_mode: InterruptMode::default(),
+            interrupt_limit: Limit::default(),
         }
     }
 

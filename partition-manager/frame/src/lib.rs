@@ -31,6 +31,7 @@ pub mod root;
 pub mod rule;
 pub mod state;
 pub mod step;
+pub mod storm;
 pub mod topology;
 pub mod units;
 pub mod wire;

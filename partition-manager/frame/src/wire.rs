@@ -7,6 +7,7 @@
 
 use crate::launch::LaunchSpec;
 use crate::record::Final;
+use crate::storm::Quarantine;
 use serde::{Deserialize, Serialize};
 
 /// Version of the messages.
@@ -71,6 +72,12 @@ pub enum Request {
     Ping,
     /// Answered by [`Report::Devices`].
     Devices,
+    /// A device was serviced: one that stays frozen may be reset by its guest, and its interrupt sources are no longer
+    /// quarantined. One that is not there is nothing.
+    Service {
+        /// Its name.
+        device: String,
+    },
 }
 
 /// From a partition to the manager.
@@ -104,6 +111,8 @@ pub enum Report {
     Pong,
     /// A device froze. Those that froze while no manager was there follow [`Report::Welcome`].
     Frozen(Frozen),
+    /// An interrupt source was quarantined, told as [`Report::Frozen`] is.
+    Stormed(Stormed),
     /// Answer to [`Request::Devices`]: one entry for each of [`LaunchSpec::devices`], in order.
     Devices(Vec<DeviceStatus>),
 }
@@ -117,6 +126,19 @@ pub struct Frozen {
     pub reason: String,
     /// Whether it stays frozen until it is serviced.
     pub permanent: bool,
+}
+
+/// An interrupt source that was raised far beyond its limit, and is quarantined.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stormed {
+    /// The device.
+    pub device: String,
+    /// Its vector.
+    pub vector: u16,
+    /// Interrupts that it may raise in a second.
+    pub rate: u32,
+    /// Whether it stays quarantined until it is cleared.
+    pub lasting: bool,
 }
 
 /// What a device does and did.
@@ -157,6 +179,12 @@ pub struct VectorStatus {
     pub delivered: u64,
     /// Times it was raised while it was masked.
     pub masked: u64,
+    /// Times it was raised beyond its limit, and one with another that waited.
+    pub coalesced: u64,
+    /// Storms: times it was quarantined.
+    pub storms: u64,
+    /// Whether it is quarantined.
+    pub quarantine: Quarantine,
 }
 
 /// What a partition says of itself to a manager that connects.
@@ -215,7 +243,7 @@ mod tests {
     fn packets_survive_a_round_trip() {
         let packet = Packet::new(7, Request::Input(b"ls\n".to_vec()));
         let text = serde_json::to_string(&packet).unwrap();
-        assert_eq!(text, r#"{"version":3,"epoch":7,"message":{"input":[108,115,10]}}"#);
+        assert_eq!(text, r#"{"version":4,"epoch":7,"message":{"input":[108,115,10]}}"#);
         assert_eq!(serde_json::from_str::<Packet<Request>>(&text).unwrap(), packet);
     }
 }

@@ -141,6 +141,15 @@ pub enum Verb {
         #[arg(long, value_parser = duration::parse, value_name = "TIME", default_value = "60s")]
         timeout: Duration,
     },
+    /// Say that a device was serviced: frozen for good, its guest may reset it; quarantined, it interrupts again.
+    Service {
+        /// The partition.
+        #[command(flatten)]
+        which: Which,
+        /// The device, as `lpar interrupts` names it.
+        #[arg(value_parser = |text: &str| Name::new(text))]
+        device: Name,
+    },
     /// Open the console of a partition; Enter, then ~ and . leave it.
     Console {
         /// The partition.
@@ -238,6 +247,7 @@ mod tests {
                 "interrupts",
                 "ls",
                 "plan",
+                "service",
                 "show",
                 "shutdown",
                 "stat",

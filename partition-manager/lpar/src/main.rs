@@ -22,7 +22,7 @@ mod watch;
 use arguments::{Arguments, Verb};
 use clap::Parser;
 use failure::Outcome;
-use frame::api::{DownRequest, ShutdownRequest};
+use frame::api::{DownRequest, ServiceRequest, ShutdownRequest};
 use frame::root::Root;
 use std::process::ExitCode;
 
@@ -45,6 +45,7 @@ fn run(Arguments { common, verb }: Arguments) -> Outcome {
         Verb::Shutdown { which, immediate, restart } => {
             verbs::shutdown(&common, &which.name, ShutdownRequest { immediate, restart })
         }
+        Verb::Service { which, device } => verbs::service(&common, &which.name, &ServiceRequest { device }),
         Verb::Wait { which, state, timeout } => verbs::wait(&common, &which.name, state, timeout),
         Verb::Console { which, force, history } => console::run(&common, &which.name, force, history),
         Verb::Interrupts { name } => verbs::interrupts(&common, name.as_ref()),

@@ -7,7 +7,7 @@ mod look;
 mod offline;
 mod plan;
 
-pub use control::{activate, shutdown, wait};
+pub use control::{activate, service, shutdown, wait};
 pub use events::{events, line as event_line};
 pub use explain::explain;
 pub use look::{interrupts, ls, partitions_table, show, stat};

@@ -3,8 +3,8 @@
 use crate::poller::Token;
 use crate::record::Record;
 use frame::api::{
-    DownRequest, FrameAssignment, FrameStatus, PartitionDetail, PartitionRow, PartitionStat, ShutdownRequest,
-    WaitAnswer,
+    DownRequest, FrameAssignment, FrameStatus, PartitionDetail, PartitionRow, PartitionStat, ServiceRequest,
+    ShutdownRequest, WaitAnswer,
 };
 use frame::interrupt::InterruptRow;
 use frame::name::Name;
@@ -91,6 +91,8 @@ pub enum Request {
     Activate(Name, Reply<PartitionRow>),
     /// End a partition; answered when it has ended, or runs again where that was asked for.
     Shutdown(Name, ShutdownRequest, Reply<PartitionRow>),
+    /// A device was serviced; answered when its partition was told.
+    Service(Name, ServiceRequest, Reply<PartitionRow>),
     /// Wait for a state.
     Wait {
         /// Of which partition.

@@ -12,8 +12,7 @@ use crossbeam_channel::{Receiver, bounded};
 use frame::launch::{LaunchSpec, MOST_PROCESSORS};
 use frame::record::{Cause, Final};
 use frame::wire::{
-    DeviceStatus, Frozen, LARGEST_EPOCH, LARGEST_FIRST_EPOCH, LARGEST_INPUT, LARGEST_STEP, Packet, Report, Request,
-    Welcome,
+    DeviceStatus, LARGEST_EPOCH, LARGEST_FIRST_EPOCH, LARGEST_INPUT, LARGEST_STEP, Packet, Report, Request, Welcome,
 };
 use os::packet::{self, PacketError};
 use rustix::event::epoll;
@@ -60,6 +59,7 @@ enum Payload {
     None,
     Launch(Box<LaunchSpec>, Vec<OwnedFd>),
     Input(Vec<u8>),
+    Service(String),
 }
 
 /// The driver.
@@ -76,8 +76,8 @@ pub struct Driver {
     /// When the listening socket is watched again.
     deaf_until: Option<Instant>,
     partition: Option<Partition>,
-    /// Freezes of devices that no manager has heard of.
-    unheard: VecDeque<Frozen>,
+    /// Freezes and storms of devices that no manager has heard of.
+    unheard: VecDeque<Report>,
     ended: Option<Box<Final>>,
     status: Option<u8>,
 }
@@ -309,7 +309,11 @@ impl Driver {
                 Message::Prepared(_) => continue,
                 Message::Entered => Input::Entered,
                 Message::Froze(frozen) => {
-                    self.froze(frozen);
+                    self.keep(Report::Frozen(frozen));
+                    continue;
+                }
+                Message::Stormed(stormed) => {
+                    self.keep(Report::Stormed(stormed));
                     continue;
                 }
                 Message::Finished(end) => {
@@ -321,20 +325,20 @@ impl Driver {
         self.hear_answer();
     }
 
-    /// Tells the manager, or keeps it for the next one. A device that stays frozen freezes no more, so there are
-    /// few; if they were more, the oldest is dropped.
-    fn froze(&mut self, frozen: Frozen) {
+    /// Tells the manager, or keeps it for the next one. A device that stays frozen freezes no more, and what is
+    /// quarantined storms no more, so there are few; if they were more, the oldest is dropped.
+    fn keep(&mut self, report: Report) {
         if self.unheard.len() >= MOST_UNHEARD {
             self.unheard.pop_front();
         }
-        self.unheard.push_back(frozen);
+        self.unheard.push_back(report);
         self.tell();
     }
 
     fn tell(&mut self) {
         let Some(manager) = self.lifecycle.manager() else { return };
-        while let Some(frozen) = self.unheard.front() {
-            if !self.send(manager, Report::Frozen(frozen.clone()), &[]) {
+        while let Some(report) = self.unheard.front() {
+            if !self.send(manager, report.clone(), &[]) {
                 return;
             }
             self.unheard.pop_front();
@@ -377,6 +381,11 @@ impl Driver {
                 }
                 Effect::Report(say) => inputs.extend(self.say(say)),
                 Effect::Launch => inputs.push(self.launch(std::mem::replace(payload, Payload::None))),
+                Effect::Service => {
+                    if let (Payload::Service(name), Some(partition)) = (&*payload, &self.partition) {
+                        partition.service(name);
+                    }
+                }
                 Effect::Type => {
                     if let (Payload::Input(bytes), Some(partition)) = (&*payload, &self.partition) {
                         partition
@@ -496,6 +505,7 @@ fn sort(request: Request, descriptors: Vec<OwnedFd>) -> (Asked, Payload) {
         Request::Acknowledge => Asked::Acknowledge,
         Request::Ping => Asked::Ping,
         Request::Devices => Asked::Devices,
+        Request::Service { device } => return (Asked::Service, Payload::Service(device)),
     };
     (asked, Payload::None)
 }

@@ -6,6 +6,7 @@ use crate::descriptors::{DescriptorError, Descriptors};
 use crate::devices::alarm::{Alarm, Timed};
 use crate::devices::channel::Channel;
 use crate::devices::console::Console;
+use crate::devices::pci::storms::{Keeper, Release};
 use crate::devices::pit::Pit;
 use crate::devices::rtc::Rtc;
 use crate::devices::slots::{self, SlotError};
@@ -132,8 +133,10 @@ impl Partition {
         }
         let pit = pit.then(|| alarm(&vm, PIT_GSI)).transpose()?.map(|alarm| Arc::new(Pit::new(alarm)));
         let witness: Arc<dyn Witness> = Arc::new(mailbox.clone());
-        let functions = slots::functions(&vm, &spec.devices, given.devices, &memory.guest, &witness)?;
-        let mut wired = Vec::new();
+        let keeper = Keeper::new(spec.interrupt_limit, Arc::clone(&witness)).map_err(system("a timer"))?;
+        let functions = slots::functions(&vm, &spec.devices, given.devices, &memory.guest, &witness, &keeper)?;
+        let guarded = functions.iter().map(|(_, function)| Arc::clone(function)).collect();
+        let mut wired: Vec<Arc<dyn Timed>> = vec![Arc::new(Release { keeper, functions: guarded })];
         for (source, descriptor) in spec.interrupts.iter().zip(given.interrupts) {
             wired.extend(vm.interrupts.wire(vm::eventfd(descriptor), source.gsi)?);
         }
@@ -175,6 +178,14 @@ impl Partition {
         all.extend(self.memory.descriptors());
         all.extend(self.processor_descriptors());
         all
+    }
+
+    /// Tells the device of this name that it was serviced; one that is not there is nothing.
+    pub fn service(&self, device: &str) {
+        let functions = self.spec.devices.iter().zip(&self.devices.functions);
+        for (_, (_, function)) in functions.filter(|(spec, _)| spec.name.as_str() == device) {
+            function.service();
+        }
     }
 
     /// The virtual processors' descriptors, in order.

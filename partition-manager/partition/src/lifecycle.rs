@@ -62,6 +62,8 @@ pub enum Asked {
     Ping,
     /// [`frame::wire::Request::Devices`].
     Devices,
+    /// A device was serviced.
+    Service,
 }
 
 /// What happens.
@@ -128,6 +130,8 @@ pub enum Effect {
     Nmi,
     /// Type the bytes of the packet that just came.
     Type,
+    /// Tell the device that it was serviced.
+    Service,
     /// Stop all virtual processors.
     Halt,
     /// Write the final record, then report it.
@@ -288,6 +292,7 @@ impl Lifecycle {
             (Asked::PowerButton, Stage::Running { .. }) => vec![Effect::Press],
             (Asked::Nmi, Stage::Running { .. }) => vec![Effect::Nmi],
             (Asked::Input, Stage::Ready | Stage::Running { .. }) => vec![Effect::Type],
+            (Asked::Service, Stage::Ready | Stage::Running { .. }) => vec![Effect::Service],
             (Asked::Stop, Stage::Empty) => {
                 let last = Final { cause: Cause::Stopped, processor: None, registers: Vec::new() };
                 self.exit(vec![Effect::Report(Say::Final(last))], EXIT_ORDERLY)

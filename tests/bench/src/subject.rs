@@ -143,6 +143,7 @@ impl Subjects {
             exit_device: false,
             devices: vec![],
             interrupt_mode: frame::launch::InterruptMode::default(),
+            interrupt_limit: frame::storm::Limit::default(),
             interrupts: setup.interrupt.map(|gsi| InterruptSpec { gsi }).into_iter().collect(),
         };
         let mut descriptors = vec![kvm.as_fd(), record.as_fd(), doorbell.as_fd(), memory.as_fd()];

@@ -38,6 +38,7 @@ fn frames() -> Vec<Value> {
             }],
             "name": "db", "id": 7, "availability_priority": 200, "auto_start": true, "when_inactive": "release",
             "pit": true, "exit_device": true, "interrupts": "kernel",
+            "interrupt_limit": { "rate": 50000, "burst": 1000 },
             "processors": { "mode": "dedicated", "minimum": 1, "desired": 2, "maximum": 4, "io": "pool:default" },
             "memory": { "minimum": "256MiB", "desired": "1GiB", "maximum": "2GiB", "base": "256MiB", "pages": "2MiB" },
             "boot": {

@@ -36,6 +36,8 @@ impl Doorbells for Nowhere {
 
 impl Witness for Nowhere {
     fn froze(&self, _: &str, _: &Fault, _: bool) {}
+
+    fn stormed(&self, _: &str, _: u16, _: frame::storm::Limit, _: bool) {}
 }
 
 fn msix(vectors: usize, to: Nowhere) -> Msix {

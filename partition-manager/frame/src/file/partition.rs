@@ -16,6 +16,7 @@ use crate::launch::InterruptMode;
 use crate::name::Name;
 use crate::plan::Subject;
 use crate::rule::{self, Rule};
+use crate::storm::{HIGHEST_RATE, LARGEST_BURST, Limit};
 use crate::units::{GIB, MIB, show_size};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -180,6 +181,13 @@ fn settings(
         sink.push_unsuited(diagnostic.see(mode.span.clone(), "here there is none"));
     }
     let pit = pit.map(|at| at.value);
+    let interrupt_limit = fields.table(sink, "interrupt_limit", "interrupt_limit", |_, _| true).map(|mut table| {
+        let default = Limit::default();
+        let rate = table.number(sink, "rate", 1..=HIGHEST_RATE).map_or(default.rate, |at| at.value);
+        let burst = table.number(sink, "burst", 1..=LARGEST_BURST).map_or(default.burst, |at| at.value);
+        table.finish(sink, &[]);
+        Limit { rate, burst }
+    });
     let exit_device = fields.truth(sink, "exit_device").is_some_and(|at| at.value);
     let auto_start = fields.truth(sink, "auto_start");
     let choices = [("hold", WhenInactive::Hold), ("release", WhenInactive::Release)];
@@ -227,6 +235,7 @@ fn settings(
         pit,
         exit_device,
         interrupts: interrupts.map(|at| at.value).unwrap_or_default(),
+        interrupt_limit: interrupt_limit.unwrap_or_default(),
         entropy,
         disks: vec![],
         networks,

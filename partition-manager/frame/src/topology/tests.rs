@@ -109,6 +109,7 @@ fn spec(plan: &PartitionPlan, places: &[Place], topology: Topology) -> LaunchSpe
         exit_device: false,
         devices: vec![],
         interrupt_mode: InterruptMode::default(),
+        interrupt_limit: crate::storm::Limit::default(),
     }
 }
 

@@ -1,11 +1,11 @@
-//! `activate`, `shutdown`, `wait`: what changes a partition, and waiting for it.
+//! `activate`, `shutdown`, `service`, `wait`: what changes a partition, and waiting for it.
 
 use super::{json, print};
 use crate::arguments::Common;
 use crate::daemons::{BOUNDED_THERE, Daemon, ORDINARY, of, patiently};
 use crate::failure::{Failure, Outcome};
 use crate::roots;
-use frame::api::{PartitionRow, ShutdownRequest, WaitAnswer};
+use frame::api::{PartitionRow, ServiceRequest, ShutdownRequest, WaitAnswer};
 use frame::name::Name;
 use frame::state::State;
 use serde_json::Value;
@@ -30,6 +30,17 @@ pub fn shutdown(common: &Common, name: &Name, request: ShutdownRequest) -> Outco
     let root = roots::running(common)?;
     let manager = Daemon::manager(&root);
     manager.post::<_, Value>(&of(name, "/shutdown"), &request, BOUNDED_THERE)?;
+    say(common, &manager, name)
+}
+
+/// `lpar service NAME DEVICE`.
+///
+/// # Errors
+/// When no frame answers, the partition does not run, or has no such device.
+pub fn service(common: &Common, name: &Name, request: &ServiceRequest) -> Outcome {
+    let root = roots::running(common)?;
+    let manager = Daemon::manager(&root);
+    manager.post::<_, Value>(&of(name, "/service"), request, ORDINARY)?;
     say(common, &manager, name)
 }
 

@@ -184,6 +184,8 @@ fn interrupts_table(rows: &[InterruptRow]) -> Table {
         ">interrupt",
         ">delivered",
         ">masked",
+        ">coalesced",
+        ">storms",
         ">freezes",
     ]);
     for row in rows {
@@ -191,6 +193,7 @@ fn interrupts_table(rows: &[InterruptRow]) -> Table {
             SourceState::Enabled => "enabled",
             SourceState::Masked if row.pending => "masked, pending",
             SourceState::Masked => "masked",
+            SourceState::Quarantined => "quarantined",
             SourceState::Frozen => "frozen",
             SourceState::Failed => "failed",
         };
@@ -205,6 +208,8 @@ fn interrupts_table(rows: &[InterruptRow]) -> Table {
             row.interrupt.map_or_else(|| "-".to_owned(), |interrupt| format!("{interrupt:#04x}")),
             row.delivered.to_string(),
             row.masked.to_string(),
+            row.coalesced.to_string(),
+            row.storms.to_string(),
             row.freezes.to_string(),
         ]);
     }

@@ -217,6 +217,7 @@ mod tests {
             exit_device: false,
             devices: vec![],
             interrupt_mode: frame::launch::InterruptMode::default(),
+            interrupt_limit: frame::storm::Limit::default(),
         }
     }
 

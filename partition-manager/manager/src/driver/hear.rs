@@ -9,7 +9,7 @@ use anyhow::{Context, bail};
 use frame::code::Code;
 use frame::lifecycle::{End, Input};
 use frame::name::Name;
-use frame::wire::{Frozen, LARGEST_EPOCH, Phase, Report, Welcome};
+use frame::wire::{Frozen, LARGEST_EPOCH, Phase, Report, Stormed, Welcome};
 use os::packet::{self, PacketError};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -68,6 +68,7 @@ impl Driver {
             Report::Final(last) => self.apply(name, Input::Ended(Box::new(bounded(*last)))),
             Report::Pong => {}
             Report::Frozen(frozen) => self.froze(name, frozen),
+            Report::Stormed(stormed) => self.stormed(name, stormed),
             Report::Devices(statuses) => self.told_devices(name, &statuses),
         }
         Ok(())
@@ -79,6 +80,19 @@ impl Driver {
         let code = if frozen.permanent { Code::DeviceFailed } else { Code::DeviceFrozen };
         let text = format!("device {device} of partition {name} is frozen: {reason}");
         let data = serde_json::json!({ "device": device, "reason": reason, "permanent": frozen.permanent });
+        self.raise(code, vec![name.clone()], text, data);
+    }
+
+    /// An interrupt source of a partition was quarantined. Six in an hour are the most of one source.
+    fn stormed(&mut self, name: &Name, stormed: Stormed) {
+        let Stormed { device, vector, rate, lasting } = stormed;
+        let device = bounded_text(device);
+        let code = if lasting { Code::SourceFailed } else { Code::SourceQuarantined };
+        let text = format!(
+            "interrupt source {vector} of device {device} of partition {name} was raised more than {} times in a second; it may {rate} times",
+            u64::from(rate) * frame::storm::STORM
+        );
+        let data = serde_json::json!({ "device": device, "vector": vector, "rate": rate, "lasting": lasting });
         self.raise(code, vec![name.clone()], text, data);
     }
 

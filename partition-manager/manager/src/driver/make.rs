@@ -409,6 +409,7 @@ fn specification(
         pit: declared.pit,
         exit_device: declared.exit_device,
         interrupt_mode: declared.interrupts,
+        interrupt_limit: declared.interrupt_limit,
         devices,
     }
 }

@@ -397,6 +397,9 @@ impl Driver {
                 let _ = reply.send(found.map(answer::stat));
             }
             Request::Interrupts(name, reply) => self.ask_interrupts(name, reply),
+            Request::Service(name, request, reply) => {
+                let _ = reply.send(self.service(&name, &request.device));
+            }
             Request::Frame(reply) => {
                 let _ = reply.send(Ok(self.status()));
             }

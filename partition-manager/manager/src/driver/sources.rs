@@ -1,8 +1,10 @@
 //! Interrupt sources: asked of the partitions' processes, since the guests route them.
 
-use super::Driver;
+use super::{Driver, answer};
 use crate::clock;
 use crate::message::{Refusal, Reply};
+use frame::api::PartitionRow;
+use frame::code::Code;
 use frame::interrupt::{InterruptRow, rows};
 use frame::name::Name;
 use frame::wire::{DeviceStatus, Request};
@@ -73,6 +75,28 @@ impl Driver {
         let until = clock::now().saturating_add(PATIENCE_MS);
         self.questions.push(Question { about, missing, rows: vec![], until, reply });
         self.settle_questions(0);
+    }
+
+    /// Tells a partition's process that a device was serviced.
+    pub(super) fn service(&mut self, name: &Name, device: &Name) -> Result<PartitionRow, Refusal> {
+        let entry = self.entries.get(name).ok_or_else(|| Refusal::unknown(name))?;
+        let Some((process, spec)) = entry.process.as_ref().and_then(|process| Some((process, process.spec.as_ref()?)))
+        else {
+            let message = format!("partition {name} does not run: its devices work again when it is activated");
+            return Err(Refusal::conflict(message));
+        };
+        if !spec.devices.iter().any(|known| known.name == *device) {
+            let devices: Vec<&str> = spec.devices.iter().map(|known| known.name.as_str()).collect();
+            let message = format!("partition {name} has no device {device}; it has: {}", devices.join(", "));
+            return Err(Refusal { status: 404, message });
+        }
+        process.send(self.epoch, Request::Service { device: device.to_string() }, &[]).map_err(|error| {
+            Refusal::failed(format!("the process of partition {name} could not be told: {error}; try again"))
+        })?;
+        let row = answer::row(entry);
+        let text = format!("device {device} of partition {name} was serviced");
+        self.raise(Code::DeviceServiced, vec![name.clone()], text, serde_json::json!({ "device": device }));
+        Ok(row)
     }
 
     /// A partition's process says what its devices do.

@@ -12,7 +12,7 @@ use axum::{Json, Router};
 use crossbeam_channel::{Sender, TrySendError};
 use frame::api::{
     ASSIGNMENT, DOWN, DownRequest, ErrorBody, FRAME, FrameAssignment, FrameStatus, INTERRUPTS, OPENAPI,
-    PartitionDetail, PartitionRow, PartitionStat, ShutdownRequest, WaitAnswer,
+    PartitionDetail, PartitionRow, PartitionStat, ServiceRequest, ShutdownRequest, WaitAnswer,
 };
 use frame::interrupt::InterruptRow;
 use frame::name::Name;
@@ -130,7 +130,20 @@ struct Of {
 #[derive(OpenApi)]
 #[openapi(
     info(title = "Bulkhead partition manager", description = "Who owns what on the host, and what is done about it."),
-    paths(list, show, stat, interrupts, activate, shutdown, wait, frame_status, assignment, down, console::open)
+    paths(
+        list,
+        show,
+        stat,
+        interrupts,
+        activate,
+        shutdown,
+        service,
+        wait,
+        frame_status,
+        assignment,
+        down,
+        console::open
+    )
 )]
 struct Description;
 
@@ -142,6 +155,7 @@ pub fn router(queue: Sender<Message>) -> Router {
         .route("/v1/partitions/{name}/stat", get(stat))
         .route("/v1/partitions/{name}/activate", post(activate))
         .route("/v1/partitions/{name}/shutdown", post(shutdown))
+        .route("/v1/partitions/{name}/service", post(service))
         .route("/v1/partitions/{name}/wait", get(wait))
         .route("/v1/partitions/{name}/console", post(console::open))
         .route(INTERRUPTS, get(interrupts))
@@ -197,6 +211,21 @@ async fn shutdown(
     Body(request): Body<ShutdownRequest>,
 ) -> Result<Json<PartitionRow>, Problem> {
     Ok(Json(api.ask(|reply| Request::Shutdown(name, request, reply)).await?))
+}
+
+/// Tells a partition that a device of it was serviced: one that stays frozen may be reset by its guest, and its
+/// interrupt sources are no longer quarantined.
+#[utoipa::path(post, path = "/v1/partitions/{name}/service", params(("name" = String, Path)),
+    request_body = ServiceRequest, responses(
+    (status = 200, body = PartitionRow), (status = 404, description = "No such partition or device", body = ErrorBody),
+    (status = 409, description = "It does not run", body = ErrorBody)))]
+async fn service(
+    State(api): State<Api>,
+    Named(name): Named,
+    body: Result<Json<ServiceRequest>, JsonRejection>,
+) -> Result<Json<PartitionRow>, Problem> {
+    let Json(request) = body?;
+    Ok(Json(api.ask(|reply| Request::Service(name, request, reply)).await?))
 }
 
 /// Waits until a partition has a state, or for as long as is said.
@@ -256,7 +285,7 @@ mod tests {
     fn the_description_names_every_path() {
         let text = serde_json::to_value(Description::openapi()).unwrap();
         let paths: Vec<&String> = text["paths"].as_object().unwrap().keys().collect();
-        assert_eq!(paths.len(), 11, "{paths:?}");
+        assert_eq!(paths.len(), 12, "{paths:?}");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use super::pci::config::NoRoom;
 use super::pci::msix::Msix;
 use super::pci::root::Function;
+use super::pci::storms::{Guarded, Keeper};
 use super::virtio::Model;
 use super::virtio::disk::Disk;
 use super::virtio::disk::image::Image;
@@ -102,13 +103,18 @@ pub fn functions(
     descriptors: Vec<Vec<OwnedFd>>,
     memory: &GuestMemoryMmap,
     witness: &Arc<dyn Witness>,
+    keeper: &Arc<Keeper>,
 ) -> Result<Vec<(u8, Arc<VirtioFunction>)>, SlotError> {
     if specs.is_empty() {
         return Ok(vec![]);
     }
     let pins: Vec<Arc<SharedPin>> =
         (PCI_GSI..PCI_GSI + PCI_PINS).map(|gsi| SharedPin::new(vm.interrupts.line(gsi))).collect();
-    specs.iter().zip(descriptors).map(|(spec, given)| function(vm, spec, given, &pins, memory, witness)).collect()
+    specs
+        .iter()
+        .zip(descriptors)
+        .map(|(spec, given)| function(vm, spec, given, &pins, memory, (witness, keeper)))
+        .collect()
 }
 
 fn function(
@@ -117,7 +123,7 @@ fn function(
     descriptors: Vec<OwnedFd>,
     pins: &[Arc<SharedPin>],
     memory: &GuestMemoryMmap,
-    witness: &Arc<dyn Witness>,
+    (witness, keeper): (&Arc<dyn Witness>, &Arc<Keeper>),
 ) -> Result<(u8, Arc<VirtioFunction>), SlotError> {
     let name = || spec.name.to_string();
     let system = |source| SlotError::System { name: name(), source };
@@ -128,7 +134,8 @@ fn function(
     let pin = u32::from(spec.slot) % PCI_PINS;
     let line = pins.get(pin as usize).map(|pin| pin.share(spec.slot));
     let line = line.ok_or_else(|| interrupts(VmError::Table("the pin of a slot")))?;
-    let interrupter = Arc::new(Interrupter::new(queues, Msix::new(vectors), line));
+    let guard = |vector| Some(Guarded::new(keeper, spec.name.as_str(), vector));
+    let interrupter = Arc::new(Interrupter::new(queues, Msix::guarded(vectors, guard), line));
     let freezer = Arc::new(Freezer::new(spec.name.as_str(), Arc::clone(&interrupter), Arc::clone(witness)));
     let kick = || EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC).map(Arc::new);
     let kicks: Vec<Arc<EventFd>> = (0..queues).map(|_| kick()).collect::<Result<_, _>>().map_err(system)?;

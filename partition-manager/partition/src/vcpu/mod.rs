@@ -20,7 +20,8 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use exit::Exit;
 use frame::cpuset::CpuSet;
 use frame::record::{Cause, ExitReason, Registers};
-use frame::wire::Frozen;
+use frame::storm::Limit;
+use frame::wire::{Frozen, Stormed};
 use kick::Kickable;
 use kvm_ioctls::VcpuFd;
 use local::{Local, Next, Seat};
@@ -58,6 +59,8 @@ pub enum Message {
     Finished(End),
     /// A device froze; said by the device, under [`DEVICES`].
     Froze(Frozen),
+    /// An interrupt source was quarantined; said by the device, under [`DEVICES`].
+    Stormed(Stormed),
 }
 
 /// The number under which devices say something.
@@ -85,6 +88,14 @@ impl Witness for Mailbox {
     fn froze(&self, device: &str, fault: &Fault, permanent: bool) {
         let (device, reason) = (device.to_owned(), fault.to_string());
         self.say(DEVICES, Message::Froze(Frozen { device, reason, permanent }));
+    }
+
+    fn stormed(&self, device: &str, vector: u16, limit: Limit, lasting: bool) {
+        let stormed = Stormed { device: device.to_owned(), vector, rate: limit.rate, lasting };
+        // Whoever raises it may hold what the reader waits for. Where there is no room, the event is lost, and the
+        // source's state tells.
+        let _ = self.queue.try_send((DEVICES, Message::Stormed(stormed)));
+        let _ = self.wake.write(1);
     }
 }
 

@@ -289,6 +289,7 @@ impl Setup {
             exit_device: self.exit_device,
             devices: self.devices.clone(),
             interrupt_mode: self.interrupt_mode,
+            interrupt_limit: frame::storm::Limit::default(),
             interrupts: self.interrupts.iter().map(|gsi| InterruptSpec { gsi: *gsi }).collect(),
         })
     }

@@ -12,6 +12,7 @@ mod mistakes;
 mod plan;
 mod rounds;
 mod scale;
+mod service;
 mod shutdown;
 
 use anyhow::Result;
@@ -40,6 +41,7 @@ const TESTS: &[Test] = &[
     ("lifecycle::one_console_session_at_a_time", lifecycle::one_session, host::lacks_kvm),
     ("lifecycle::exit_statuses_follow_the_contract", lifecycle::statuses, host::lacks_kvm),
     ("exit_status::it_is_kept_and_shown_until_the_next_start", exit_status::kept, host::lacks_kvm),
+    ("service::a_device_is_serviced_by_its_name", service::by_name, host::lacks_kvm),
     ("shutdown::a_guest_is_asked_and_agrees", shutdown::asked, host::lacks_kvm),
     ("shutdown::a_guest_that_denies_keeps_running", shutdown::denied, host::lacks_kvm),
     ("shutdown::a_hung_guest_is_brought_down_by_the_ladder", shutdown::hung, host::lacks_kvm),

@@ -4,3 +4,4 @@ pub mod config;
 pub mod freeze;
 pub mod msix;
 pub mod root;
+pub mod storms;

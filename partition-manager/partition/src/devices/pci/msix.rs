@@ -1,7 +1,9 @@
 //! Message-signalled interrupts of one function: the MSI-X table and its pending bits (PCI Local Bus
 //! Specification 3.0, section 6.8.2).
 
+use super::storms::Guarded;
 use crate::devices::lock;
+use frame::storm::{Guard, Quarantine};
 use serde::{Deserialize, Serialize};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -57,6 +59,7 @@ struct Line {
     pending: AtomicBool,
     delivered: AtomicU64,
     held: AtomicU64,
+    guard: Option<Guarded>,
 }
 
 /// What a vector does and did.
@@ -70,6 +73,12 @@ pub struct Figures {
     pub delivered: u64,
     /// Times it was raised while it was masked.
     pub masked: u64,
+    /// Times it was raised beyond its limit, and one with another that waited.
+    pub coalesced: u64,
+    /// Storms.
+    pub storms: u64,
+    /// Whether it is quarantined.
+    pub quarantine: Quarantine,
 }
 
 /// The MSI-X vectors of one function.
@@ -84,14 +93,21 @@ impl Msix {
     /// A table of as many entries as there are vectors, at most [`MOST_VECTORS`]: all masked, as after reset.
     #[must_use]
     pub fn new(vectors: Vec<Box<dyn Vector>>) -> Self {
-        let line = |vector| Line {
+        Self::guarded(vectors, |_| None)
+    }
+
+    /// As [`Msix::new`], each vector with the guard that `guard` gives for its number.
+    #[must_use]
+    pub fn guarded(vectors: Vec<Box<dyn Vector>>, guard: impl Fn(u16) -> Option<Guarded>) -> Self {
+        let line = |(vector, number)| Line {
             vector,
             open: AtomicBool::new(false),
             pending: AtomicBool::new(false),
             delivered: AtomicU64::new(0),
             held: AtomicU64::new(0),
+            guard: guard(number),
         };
-        let lines: Vec<Line> = vectors.into_iter().take(MOST_VECTORS.into()).map(line).collect();
+        let lines: Vec<Line> = vectors.into_iter().zip(0..MOST_VECTORS).map(line).collect();
         let entries = vec![Entry { message: Message::default(), control: MASK }; lines.len()];
         Self { table: Mutex::new(Table { entries, control: 0 }), lines, enabled: AtomicBool::new(false) }
     }
@@ -155,11 +171,23 @@ impl Msix {
             return;
         }
         line.held.fetch_add(1, Ordering::Relaxed);
-        line.pending.store(true, Ordering::SeqCst);
-        // It may have been unmasked in between: then it was too late for the one who unmasked.
-        if line.open.load(Ordering::SeqCst) && line.pending.swap(false, Ordering::SeqCst) {
-            line.send();
+        line.keep();
+    }
+
+    /// Sends what the guards held back and whose time has come.
+    pub fn release(&self) {
+        for line in self.lines.iter().filter(|line| line.guard.as_ref().is_some_and(Guarded::poll)) {
+            if line.open.load(Ordering::SeqCst) {
+                line.deliver();
+            } else {
+                line.keep();
+            }
         }
+    }
+
+    /// Somebody looked after the function: no vector is quarantined any more.
+    pub fn clear(&self) {
+        self.lines.iter().filter_map(|line| line.guard.as_ref()).for_each(Guarded::clear);
     }
 
     /// Reads from byte `offset` of the table; beyond it are all ones.
@@ -205,6 +233,7 @@ impl Msix {
         self.enabled.store(false, Ordering::Release);
         for (at, line) in self.lines.iter().enumerate() {
             line.pending.store(false, Ordering::SeqCst);
+            line.guard.iter().for_each(Guarded::forget);
             self.apply(&table, at);
         }
     }
@@ -219,13 +248,32 @@ impl Msix {
             pending: line.pending.load(Ordering::SeqCst),
             delivered: line.delivered.load(Ordering::Relaxed),
             masked: line.held.load(Ordering::Relaxed),
+            coalesced: line.guard.as_ref().map_or(0, |guard| guard.with(Guard::coalesced)),
+            storms: line.guard.as_ref().map_or(0, |guard| guard.with(Guard::storms)),
+            quarantine: line.guard.as_ref().map_or(Quarantine::No, |guard| guard.with(Guard::quarantine)),
         })
         .collect()
     }
 }
 
 impl Line {
+    /// Keeps a raise while the vector is masked.
+    fn keep(&self) {
+        self.pending.store(true, Ordering::SeqCst);
+        // It may have been unmasked in between: then it was too late for the one who unmasked.
+        if self.open.load(Ordering::SeqCst) && self.pending.swap(false, Ordering::SeqCst) {
+            self.send();
+        }
+    }
+
+    /// Sends, as far as the limit lets it.
     fn send(&self) {
+        if self.guard.as_ref().is_none_or(Guarded::raise) {
+            self.deliver();
+        }
+    }
+
+    fn deliver(&self) {
         self.delivered.fetch_add(1, Ordering::Relaxed);
         self.vector.trigger();
     }
@@ -249,6 +297,10 @@ impl Entry {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use crate::devices::pci::freeze::Fault;
+    use crate::devices::pci::storms::Keeper;
+    use crate::devices::virtio::freezer::Witness;
+    use frame::storm::Limit;
     use proptest::prelude::*;
     use std::sync::Arc;
 
@@ -301,6 +353,68 @@ pub(crate) mod tests {
         assert_eq!((figures[1].delivered, figures[1].masked, figures[0].message), (2, 2, None));
         msix.reset();
         assert_eq!(lock(&wires[1].0).0, None);
+    }
+
+    #[derive(Debug, Default)]
+    struct Storms(Mutex<Vec<(String, u16, bool)>>);
+
+    impl Witness for Storms {
+        fn froze(&self, _: &str, _: &Fault, _: bool) {}
+
+        fn stormed(&self, device: &str, vector: u16, _: Limit, lasting: bool) {
+            lock(&self.0).push((device.to_owned(), vector, lasting));
+        }
+    }
+
+    #[test]
+    fn a_storm_of_one_vector_is_quarantined_and_the_other_goes_on() {
+        let witness = Arc::new(Storms::default());
+        // So slow that no time that a test takes gives a second interrupt.
+        let keeper = Keeper::new(Limit { rate: 1, burst: 1 }, Arc::clone(&witness) as _).unwrap();
+        let (wires, vectors) = wires(2);
+        let msix = Msix::guarded(vectors, |vector| Some(Guarded::new(&keeper, "disk", vector)));
+        entry(&msix, 0, 0xfee0_0000, 0x40, 0);
+        entry(&msix, 1, 0xfee0_0000, 0x41, 0);
+        msix.control(ENABLE);
+        // Counting may begin anew once in between, or a rare interrupt be due: the bounds leave room for both.
+        for _ in 0..10_000 {
+            msix.trigger(0);
+        }
+        msix.trigger(1);
+        let count = |wire: usize| lock(&wires[wire].0).1.len();
+        let figures = msix.figures();
+        assert!(count(0) < 10, "{} were sent", count(0));
+        assert_eq!((count(1), figures[1].storms, figures[1].quarantine), (1, 0, Quarantine::No));
+        assert_eq!((figures[0].storms, figures[0].quarantine), (1, Quarantine::UntilQuiet));
+        assert!(figures[0].coalesced > 9_900);
+        assert_eq!(*lock(&witness.0), [("disk".to_owned(), 0, false)]);
+        msix.clear();
+        assert_eq!(msix.figures()[0].quarantine, Quarantine::No);
+    }
+
+    #[test]
+    fn what_a_limit_held_back_is_sent_when_there_is_room_or_kept_while_masked() {
+        let keeper = Keeper::new(Limit { rate: 1_000, burst: 1 }, Arc::new(Storms::default())).unwrap();
+        for masked in [false, true] {
+            let (wires, vectors) = wires(1);
+            let msix = Msix::guarded(vectors, |vector| Some(Guarded::new(&keeper, "disk", vector)));
+            entry(&msix, 0, 0xfee0_0000, 0x40, 0);
+            msix.control(ENABLE);
+            let count = || lock(&wires[0].0).1.len();
+            // Until one waits: on a machine that is slow enough each has room.
+            let mut raised = 0;
+            while count() == raised {
+                msix.trigger(0);
+                raised += 1;
+            }
+            if masked {
+                entry(&msix, 0, 0xfee0_0000, 0x40, MASK);
+            }
+            while !msix.figures()[0].pending && count() < raised {
+                msix.release();
+            }
+            assert_eq!((count(), msix.figures()[0].pending), if masked { (raised - 1, true) } else { (raised, false) });
+        }
     }
 
     proptest! {

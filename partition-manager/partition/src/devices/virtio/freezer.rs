@@ -3,14 +3,19 @@
 use super::interrupter::Interrupter;
 use crate::devices::lock;
 use crate::devices::pci::freeze::{Fault, Freezes, State};
+use frame::storm::Limit;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-/// Told about every freeze: the name of the device, what was wrong, and whether it is permanent.
+/// Told about every freeze and every storm.
 pub trait Witness: Send + Sync + std::fmt::Debug {
     /// A device froze.
     fn froze(&self, device: &str, fault: &Fault, permanent: bool);
+
+    /// A vector of a device was raised far beyond its limit: it is quarantined until it is quiet, or, if `lasting`,
+    /// until it is cleared.
+    fn stormed(&self, device: &str, vector: u16, limit: Limit, lasting: bool);
 }
 
 /// Freezes and thaws one device.

@@ -196,6 +196,12 @@ impl VirtioFunction {
         &self.parts.freezer
     }
 
+    /// Somebody serviced the device: one that stays frozen waits for its driver's reset, and no vector is quarantined.
+    pub fn service(&self) {
+        self.parts.freezer.service();
+        self.parts.interrupter.msix().clear();
+    }
+
     /// What it does and did, for the manager.
     #[must_use]
     pub fn status_report(&self) -> DeviceStatus {
@@ -206,6 +212,9 @@ impl VirtioFunction {
             pending: figures.pending,
             delivered: figures.delivered,
             masked: figures.masked,
+            coalesced: figures.coalesced,
+            storms: figures.storms,
+            quarantine: figures.quarantine,
         };
         DeviceStatus {
             state: match freezes.state() {

@@ -35,6 +35,8 @@ impl Witness for Seen {
     fn froze(&self, _: &str, fault: &Fault, permanent: bool) {
         lock(&self.0).push((fault.clone(), permanent));
     }
+
+    fn stormed(&self, _: &str, _: u16, _: frame::storm::Limit, _: bool) {}
 }
 
 #[derive(Debug)]
