@@ -112,3 +112,5 @@ pub const PROBE_PROCESSORS: u64 = 40;
 pub const PROBE_INTERRUPTS: u64 = 0x400;
 /// Vector that the payload gives to I/O APIC pin `gsi`: `PROBE_PIN_VECTOR + gsi`.
 pub const PROBE_PIN_VECTOR: u8 = 0x40;
+/// Vector that the payload gives to the PCI function in slot `n`: `PROBE_SLOT_VECTOR + n`.
+pub const PROBE_SLOT_VECTOR: u8 = 0x70;

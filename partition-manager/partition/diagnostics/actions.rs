@@ -20,6 +20,8 @@ use crate::state::State;
 const EXITS_LIMIT: u64 = 10_000_000;
 /// Most interrupts of one storm.
 const STORM_LIMIT: u64 = 10_000_000;
+/// Most beats of one measurement.
+const BEATS_LIMIT: u64 = 100_000;
 /// 64-bit words of the pattern that `digest` reads.
 const PATTERN: usize = 8192;
 
@@ -81,6 +83,7 @@ pub fn perform(state: &mut State, command: Command) {
         }
         Command::Storm(count) => storm(count.min(STORM_LIMIT), line),
         Command::Ipi(count) => ipi(count.min(STORM_LIMIT), line),
+        Command::Lateness(count) => lateness(count.min(BEATS_LIMIT), line),
         Command::Deny => {
             state.denying = true;
             line.text("requests to shut down will be denied");
@@ -264,6 +267,33 @@ fn ipi(count: u64, line: &mut Line) {
     }
     let spent = ring0::tsc().wrapping_sub(start);
     line.text("ipi=").number(count).field("taken", taken).field("total_us", clock::microseconds(spent));
+}
+
+/// How late beats come: from the time that the timer was set to until its interrupt's first instructions.
+/// Percentiles are in nanoseconds.
+fn lateness(count: u64, line: &mut Line) {
+    // SAFETY: see Private.
+    let histogram = unsafe { &mut *HISTOGRAM.0.get() };
+    histogram.clear();
+    let record = processors::record(0);
+    let mut seen = record.total();
+    let mut measured = 0;
+    while measured < count {
+        let events = record.events.load(core::sync::atomic::Ordering::Acquire);
+        let total = record.total();
+        if total == seen {
+            ring0::wait(&record.events, events);
+            continue;
+        }
+        seen = total;
+        measured += 1;
+        // The stub has set the next deadline, a period after the one that it was called for.
+        let load = |word: &core::sync::atomic::AtomicU64| word.load(core::sync::atomic::Ordering::Relaxed);
+        let due = load(&record.deadline).wrapping_sub(load(&record.period));
+        histogram.add(load(&record.last).saturating_sub(due));
+    }
+    let nanoseconds = |percent| clock::microseconds(histogram.percentile(percent) * 1000);
+    line.text("lateness=").number(measured).field("p50", nanoseconds(50)).field("p99", nanoseconds(99));
 }
 
 fn storm(count: u64, line: &mut Line) {

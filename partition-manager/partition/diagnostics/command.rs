@@ -41,6 +41,8 @@ pub enum Command {
     Storm(u64),
     /// Interrupt all other processors, this many times, and wait for each.
     Ipi(u64),
+    /// Measure how late this many beats come.
+    Lateness(u64),
     /// Deny requests to shut down.
     Deny,
     /// Approve requests to shut down.
@@ -136,7 +138,7 @@ pub enum Mistake {
 
 /// The commands, for people.
 pub const HELP: &str = "help info beats reset-beats off exit N reboot crash triple-fault hang spin idle exits N wild ADDRESS \
-                        dirty MIB digest storm N ipi N deny approve ignore-nmi ignore-button devices reset SLOT random SLOT \
+                        dirty MIB digest storm N ipi N lateness N deny approve ignore-nmi ignore-button devices reset SLOT random SLOT \
                         disk-read SLOT SECTOR disk-write SLOT SECTOR disk-flush SLOT disk-discard SLOT SECTOR \
                         disk-zero SLOT SECTOR requests SLOT N misdrive SLOT MISDEED";
 
@@ -198,6 +200,7 @@ fn build(word: &[u8], argument: Option<&[u8]>, second: Option<&[u8]>) -> Result<
         b"dirty" => return number().map(Command::Dirty),
         b"storm" => return number().map(Command::Storm),
         b"ipi" => return number().map(Command::Ipi),
+        b"lateness" => return number().map(Command::Lateness),
         b"help" => Command::Help,
         b"info" => Command::Info,
         b"beats" => Command::Beats,
@@ -264,6 +267,6 @@ mod tests {
             assert_ne!(parse(word.as_bytes()), Err(Mistake::Unknown), "{word}");
             named += 1;
         }
-        assert_eq!(named, 32);
+        assert_eq!(named, 33);
     }
 }

@@ -3,15 +3,13 @@
 use core::sync::atomic::{AtomicU16, Ordering::Acquire, Ordering::Release};
 
 use crate::memory::{self, read_register, write_register};
-use crate::{clock, pci, probe, ring0};
+use crate::{clock, pci, platform, probe, ring0};
 
 /// Vendor of virtio functions, and the first of their device identifiers (section 4.1.2).
 const VENDOR: u16 = 0x1af4;
 const FIRST_DEVICE: u16 = 0x1040;
 const VENDOR_SPECIFIC: u8 = 9;
 const MSIX: u8 = 0x11;
-/// The vector of the device in slot n is n further.
-pub const FIRST_VECTOR: u8 = 0x70;
 /// Where the rings of the device in slot 0 are; a page each, between the processors' blocks and the memory that
 /// the payload has to spare.
 const RINGS: u64 = 0x1c_0000;
@@ -118,7 +116,7 @@ impl Device {
 
     /// The vector that its interrupts come at.
     pub const fn vector(&self) -> u8 {
-        FIRST_VECTOR + self.slot
+        platform::PROBE_SLOT_VECTOR + self.slot
     }
 
     /// Interrupts of it that were taken.

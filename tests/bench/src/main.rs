@@ -10,6 +10,7 @@ mod peer;
 mod report;
 mod scale;
 mod statistics;
+mod storm;
 mod subject;
 
 use anyhow::{Context, Result};
@@ -19,6 +20,7 @@ use scale::Scale;
 use statistics::Figure;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use storm::StormFigure;
 
 /// Measures a partition against the bare floor, in one run.
 #[derive(Debug, Parser)]
@@ -39,6 +41,9 @@ struct Arguments {
     /// Measure only the figures from a start to the first output.
     #[arg(long, conflicts_with = "scale")]
     start: bool,
+    /// Measure only what a storm in one partition does to another.
+    #[arg(long, conflicts_with_all = ["scale", "start"])]
+    storm: bool,
     /// Measure instead how a frame fills with this many partitions.
     #[arg(long, value_name = "PARTITIONS", value_parser = clap::value_parser!(u16).range(1..=1000))]
     scale: Option<u16>,
@@ -80,6 +85,7 @@ pub struct Results {
     stops: Vec<StopFigure>,
     memory: Vec<MemoryFigure>,
     races: Vec<Race>,
+    storm: Option<StormFigure>,
     scale: Option<Scale>,
 }
 
@@ -89,6 +95,7 @@ impl Results {
             && self.stops.iter().all(|stop| stop.p99_ms <= stop.promised_ms)
             && self.memory.iter().all(|one| one.promised_kib.is_none_or(|promised| one.overhead_kib <= promised))
             && self.races.iter().all(Race::holds)
+            && self.storm.as_ref().is_none_or(StormFigure::holds)
             && self.scale.as_ref().is_none_or(Scale::holds)
     }
 }
@@ -133,22 +140,27 @@ fn ratios(directory: &std::path::Path, arguments: &Arguments) -> Result<Results>
     };
     let rounds = usize::from(arguments.rounds);
     let several = rounds.div_ceil(4);
+    if arguments.storm {
+        return Ok(Results { storm: Some(storm::measure(&subjects, several)?), ..Results::default() });
+    }
     let mut figures = measure::start(&subjects, &peers, rounds)?;
     if arguments.start {
         let races = races(&figures, &[]);
         return Ok(Results { figures, races, ..Results::default() });
     }
+    let mut storm = None;
     figures.extend(measure::exit(&subjects, &peers, several)?);
     if std::thread::available_parallelism().is_ok_and(|cpus| cpus.get() >= 2) {
         figures.extend(measure::interrupt(&subjects, several, true)?);
         figures.extend(measure::interrupt(&subjects, several, false)?);
+        storm = Some(storm::measure(&subjects, several)?);
     } else {
         eprintln!("the interrupt figures need two CPUs; they are left out");
     }
     let stops = measure::stop(&subjects, rounds)?;
     let memory = measure::memory(&subjects, &peers)?;
     let races = races(&figures, &memory);
-    Ok(Results { figures, stops, memory, races, scale: None })
+    Ok(Results { figures, stops, memory, races, storm, scale: None })
 }
 
 #[cfg(test)]

@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 
 const MEMORY: u64 = 16 << 20;
 
-fn setup(cmdline: &str) -> Setup {
-    Setup { memory: MEMORY, cmdline: format!("name=bench {cmdline}"), cpu: None, interrupt: None }
+pub fn setup(cmdline: &str) -> Setup {
+    Setup { memory: MEMORY, cmdline: format!("name=bench {cmdline}"), cpu: None, interrupt: None, entropy: false }
 }
 
 /// One of those that are measured.

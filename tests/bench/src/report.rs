@@ -4,6 +4,7 @@ use crate::Results;
 use crate::measure::{MemoryFigure, StopFigure};
 use crate::scale::Scale;
 use crate::statistics::Figure;
+use crate::storm::StormFigure;
 use std::fmt::Write;
 
 const fn verdict(held: bool) -> &'static str {
@@ -31,6 +32,9 @@ pub fn text(results: &Results) -> String {
     }
     if results.races.is_empty() && !results.memory.is_empty() {
         out.push_str("no other monitor was found to compare with (--peer NAME=PATH names one)\n");
+    }
+    if let Some(one) = &results.storm {
+        storm(&mut out, one);
     }
     if let Some(all) = &results.scale {
         scale(&mut out, all);
@@ -117,6 +121,22 @@ fn memory(out: &mut String, all: &[MemoryFigure]) {
     if !all.is_empty() {
         out.push('\n');
     }
+}
+
+fn storm(out: &mut String, one: &StormFigure) {
+    let _ =
+        writeln!(out, "\ntimer interrupts beside a storm of {:.0} a second in another partition, us late", one.rate);
+    let _ = writeln!(out, "  {:<18}{:>9}{:>9}{:>9}", "", "quiet", "again", "storm");
+    let _ = writeln!(out, "  {:<18}{:>9.2}{:>9}{:>9.2}", "bare thread", one.bare_quiet, "", one.bare_storm);
+    let _ = writeln!(out, "  {:<18}{:>9.2}{:>9.2}{:>9.2}", "partition", one.quiet, one.again, one.storm);
+    let _ = writeln!(
+        out,
+        "  storm to quiet, less what the bare thread lost: {:.3} of at most {:.2}  {}; quiet to itself: {:.3}",
+        one.ratio,
+        one.promised,
+        verdict(one.holds()),
+        one.again / one.quiet
+    );
 }
 
 fn scale(out: &mut String, all: &Scale) {

@@ -3,6 +3,7 @@
 use crate::peer::Peer;
 use anyhow::{Context, Result, bail, ensure};
 use frame::cpuset::CpuSet;
+use frame::device::{DeviceKind, DeviceSpec};
 use frame::launch::{BootSpec, InterruptSpec, LaunchSpec, MemorySpec, Place, ProcessorSpec, Topology};
 use frame::name::Name;
 use frame::record;
@@ -46,6 +47,8 @@ pub struct Setup {
     pub cpu: Option<u32>,
     /// Pin of the I/O APIC that an eventfd raises.
     pub interrupt: Option<u32>,
+    /// Whether the partition has an entropy device, in slot 1, whose thread has the processor's CPU.
+    pub entropy: bool,
 }
 
 /// A guest that runs.
@@ -129,19 +132,23 @@ impl Subjects {
         let child = command.env_clear().stdin(Stdio::null()).stdout(Stdio::null()).spawn()?;
         let connection = packet::connect(&path)?;
         let affinity: CpuSet = setup.cpu.into_iter().collect();
+        let mut devices = vec![];
+        if setup.entropy {
+            devices.push(DeviceSpec { name: Name::new("entropy")?, slot: 1, kind: DeviceKind::Entropy });
+        }
         let spec = LaunchSpec {
             name: Name::new("bench")?,
             frame: Name::new("bench")?,
             id: 1,
             incarnation: 1,
+            io: if setup.entropy { affinity.clone() } else { CpuSet::new() },
             processors: vec![ProcessorSpec { affinity, place: Place::default() }],
-            io: CpuSet::new(),
             memory: vec![MemorySpec { node: 0, bytes: setup.memory, pages: 4096 }],
             boot: BootSpec::Diagnostics { cmdline: setup.cmdline.clone() },
             topology: Topology::default(),
             pit: None,
             exit_device: false,
-            devices: vec![],
+            devices,
             interrupt_mode: frame::launch::InterruptMode::default(),
             interrupt_limit: frame::storm::Limit::default(),
             interrupts: setup.interrupt.map(|gsi| InterruptSpec { gsi }).into_iter().collect(),

@@ -8,6 +8,9 @@ use partition::interrupts::message::{Delivery, Interrupt};
 /// Ways of delivery, as an interrupt command or a redirection entry names them (Intel SDM, volume 3, 12.6.1).
 const DELIVERIES: u8 = 8;
 
+/// Nanoseconds that no host is up for: 146 years.
+const FOREVER: u64 = 1 << 62;
+
 fn interrupt(bytes: &mut Bytes<'_>) -> Option<Interrupt> {
     let flags = bytes.byte();
     let delivery = Delivery::of((flags % DELIVERIES).into())?;
@@ -43,7 +46,7 @@ pub fn local_apic(bytes: &[u8]) {
                 assert_eq!(apic.acknowledge(), vector, "another vector was acknowledged than was deliverable");
             }
             8 => {
-                now = now.saturating_add(bytes.long() >> (choice >> 4));
+                now = (now + (bytes.long() >> (8 + (choice >> 4)))).min(FOREVER);
                 apic.advance(now);
                 assert!(apic.deadline().is_none_or(|deadline| deadline > now), "a deadline has passed");
             }

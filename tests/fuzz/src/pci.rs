@@ -58,7 +58,8 @@ pub fn msix_table(bytes: &[u8]) {
         let mut data = [0; 8];
         let length = 1 << (choice >> 6 & 3);
         let data = data.get_mut(..length).unwrap_or_default();
-        let offset = if choice & 0x20 == 0 { u64::from(bytes.byte()) } else { bytes.long() };
+        // The table and its pending bits are reached by their places in a window, which has 32 bits.
+        let offset = u64::from(if choice & 0x20 == 0 { bytes.byte().into() } else { bytes.word() });
         match choice & 7 {
             0 => table.control(bytes.half()),
             1 => table.trigger(bytes.half()),
