@@ -118,7 +118,8 @@ mod tests {
     #[test]
     fn every_kind_is_given_the_payload_its_line_and_its_memory() {
         let directory = tempfile::tempdir().unwrap();
-        let setup = Setup { memory: 16 << 20, cmdline: "name=x run=spin".into(), cpu: None, interrupt: None, entropy: false };
+        let setup =
+            Setup { memory: 16 << 20, cmdline: "name=x run=spin".into(), cpu: None, interrupt: None, entropy: false };
         for (_, name, _) in Kind::ALL {
             let peer = parse(&format!("{name}=/none")).unwrap();
             let command = peer.command(Path::new("/image"), &setup, directory.path()).unwrap();

@@ -6,18 +6,22 @@
 #   action=poweroff|reboot  do so by itself
 #   action=disk             copy the first disk to the second, say their digests and interrupts, move one to
 #                           processor 1
+#   action=net              set the first adapter up as 10.0.0.HOST, and as 10.0.30.HOST on the tagged VLAN 30;
+#                           host 1 reaches for 2 and 3 in every way, the others answer
+#   host=HOST               1, 2 or 3
 #   after=SECONDS           this long after user space is reached (default 0)
 export PATH=/bin HOME=/
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t devtmpfs devtmpfs /dev
 
-name=unnamed action=idle after=0
+name=unnamed action=idle after=0 host=1
 for word in $(cat /proc/cmdline); do
     case "$word" in
     name=*) name=${word#name=} ;;
     action=*) action=${word#action=} ;;
     after=*) after=${word#after=} ;;
+    host=*) host=${word#host=} ;;
     esac
 done
 
@@ -70,6 +74,51 @@ disk)
     sync
     grep virtio /proc/interrupts | while read -r line; do say "interrupt $line"; done
     say "disk done"
+    ;;
+net)
+    modprobe virtio_pci
+    modprobe virtio_net
+    modprobe 8021q
+    adapter=$(basename /sys/class/net/e*)
+    # A tag of one's own making, with an address of one's own on it.
+    tagged() {
+        ip link add link "$adapter" name "tag$1" type vlan id "$1"
+        ip link set "tag$1" up
+        ip addr add "10.0.$1.$host/24" dev "tag$1"
+    }
+    # One answer within so many tries.
+    answers() { for try in $(seq "$2"); do ping -c 1 -W 3 "$1" >/dev/null 2>&1 && return 0; done; return 1; }
+    reaches() { if answers "$2" "$3"; then say "net $1=yes"; else say "net $1=no"; fi; }
+    ip link set "$adapter" up
+    ip addr add "10.0.0.$host/24" dev "$adapter"
+    # What is not tagged is on VLAN 20 for host 3: these are the addresses by which it could be reached there.
+    ip addr add "10.0.20.$host/24" dev "$adapter"
+    tagged 30
+    say "net adapter=$adapter mac=$(cat "/sys/class/net/$adapter/address") driver=$(basename "$(readlink "/sys/class/net/$adapter/device/driver")")"
+    if [ "$host" != 1 ]; then
+        say "net up"
+        nc -l -p 5000 | md5sum | while read -r digest _; do say "net received=$digest"; done
+    else
+        reaches ping 10.0.0.2 60
+        reaches tagged 10.0.30.2 20
+        dd if=/dev/urandom of=/tmp/sent bs=64k count=64 2>/dev/null
+        say "net sent=$(md5sum </tmp/sent | cut -d' ' -f1)"
+        nc -w 60 10.0.0.2 5000 </tmp/sent
+        reaches other-vlan 10.0.0.3 3
+        ip addr del "10.0.20.$host/24" dev "$adapter"
+        tagged 20
+        reaches forged-tag 10.0.20.3 3
+        mac=$(cat "/sys/class/net/$adapter/address")
+        ip link set "$adapter" down
+        ip link set "$adapter" address 02:00:00:00:00:99
+        ip link set "$adapter" up
+        reaches forged-mac 10.0.0.2 3
+        ip link set "$adapter" down
+        ip link set "$adapter" address "$mac"
+        ip link set "$adapter" up
+        reaches own-mac 10.0.0.2 20
+        say "net done"
+    fi
     ;;
 idle)
     (

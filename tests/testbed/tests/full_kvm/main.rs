@@ -9,6 +9,7 @@ mod harness;
 mod host;
 mod kernels;
 mod linux;
+mod network;
 mod topology;
 
 use std::process::ExitCode;
@@ -19,6 +20,7 @@ fn main() -> ExitCode {
         ("kernels", 1, kernels::TESTS),
         ("linux", 1, linux::TESTS),
         ("devices", 1, devices::TESTS),
+        ("network", 1, network::TESTS),
         ("topology", 2, topology::TESTS),
     ])
 }

@@ -173,7 +173,9 @@ impl Switches {
         };
         let mut outcome = Ok(());
         for bridge in links.iter().filter(|link| self.is_own(link) && !used(link)) {
-            outcome = outcome.and(route.delete(bridge.index));
+            // Each is tried, whatever became of the one before.
+            let deleted = route.delete(bridge.index);
+            outcome = outcome.and(deleted);
         }
         outcome
     }
