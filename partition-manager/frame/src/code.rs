@@ -145,6 +145,10 @@ registry! {
         "An interrupt source of the partition stormed for the sixth time in an hour; it stays quarantined.",
         "The guest's driver is broken or hostile, or `interrupt_limit` is far below what the device does.",
         "Mend the driver or raise the limit, then `lpar service PARTITION DEVICE`, or restart the partition.";
+    GuestPanicked = "B200000B", Unrecoverable, Partition,
+        "The guest's kernel panicked; the partition is in Error.",
+        "A defect of the guest's kernel or of its drivers, or memory that was changed beneath it.",
+        "Look at its console and at the registers in the event; activate it again. With `panic_device = false` the guest does after a panic what its own settings say.";
     ManagerStarted = "C7000001", Informational, Frame,
         "The partition manager is in control.",
         "The frame was brought up, or a manager replaced one that was lost.", "None.";

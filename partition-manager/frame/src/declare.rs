@@ -97,6 +97,8 @@ pub struct Partition {
     pub pit: Option<bool>,
     /// Whether a write to port 0xf4 ends it with an exit status.
     pub exit_device: bool,
+    /// Whether its kernel can say that it panicked, which ends it.
+    pub panic_device: bool,
     /// Where its interrupt controllers are.
     pub interrupts: InterruptMode,
     /// How often each interrupt source of its devices may be raised.

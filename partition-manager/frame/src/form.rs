@@ -138,6 +138,9 @@ pub struct Settings {
     pub pit: Option<bool>,
     /// Whether a write to port 0xf4 ends it with an exit status; false when left out.
     pub exit_device: Option<bool>,
+    /// Whether a panic of its kernel ends it, with its registers kept; true when left out. Otherwise the kernel does
+    /// what its own settings say.
+    pub panic_device: Option<bool>,
     /// Where its interrupt controllers are; "kernel" when left out.
     pub interrupts: Option<Interrupts>,
     /// How often each interrupt source of its devices may be raised.

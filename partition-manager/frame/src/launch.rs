@@ -48,6 +48,8 @@ pub struct LaunchSpec {
     pub pit: Option<bool>,
     /// Whether a write to port 0xf4 ends the partition with an exit status.
     pub exit_device: bool,
+    /// Whether the guest's kernel can say that it panicked, which ends the partition.
+    pub panic_device: bool,
     /// Its devices on the PCI bus.
     pub devices: Vec<DeviceSpec>,
     /// Where its interrupt controllers are.
@@ -401,6 +403,7 @@ mod tests {
             topology: Topology::default(),
             pit: None,
             exit_device: false,
+            panic_device: false,
             devices: vec![],
             interrupt_mode: InterruptMode::default(),
             interrupt_limit: Limit::default(),

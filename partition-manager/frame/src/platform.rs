@@ -68,6 +68,12 @@ pub const KEYBOARD_RESET: u8 = 0xfe;
 /// shell sees the low eight bits. Here the status is the value as it was written, all of its 32 bits.
 pub const EXIT_PORT: u16 = 0xf4;
 
+/// The panic device: how a guest's kernel says that it panicked (QEMU, docs/specs/pvpanic.rst). A read gives the events
+/// that are listened to, a write tells one.
+pub const PANIC_PORT: u16 = 0x505;
+/// Event: the guest's kernel panicked, and has nothing that takes over.
+pub const PANIC_PANICKED: u8 = 1;
+
 /// Communication channel: how the frame asks a partition for something, and how it answers.
 ///
 /// Eight ports: a 32-bit signature at +0 (read), the pending request at +4 (read, 8 bits), the answer at

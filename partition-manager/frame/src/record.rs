@@ -129,6 +129,8 @@ pub enum Cause {
     },
     /// The guest took a triple fault.
     TripleFault,
+    /// The guest's kernel said that it panicked ([`crate::platform::PANIC_PORT`]).
+    Panicked,
     /// KVM could not go on (`KVM_EXIT_INTERNAL_ERROR`).
     InternalError {
         /// `KVM_INTERNAL_ERROR_*`.
@@ -172,6 +174,7 @@ impl std::fmt::Display for Cause {
             Self::Stopped => f.write_str("stopped by the manager"),
             Self::Exit { status } => write!(f, "the guest ended with exit status {status}"),
             Self::TripleFault => f.write_str("the guest took a triple fault"),
+            Self::Panicked => f.write_str("the guest's kernel panicked"),
             Self::InternalError { suberror } => {
                 write!(f, "KVM could not emulate or run the guest (internal error, suberror {suberror})")
             }

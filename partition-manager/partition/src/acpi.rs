@@ -13,8 +13,8 @@ use acpi_tables::sdt::Sdt;
 use acpi_tables::xsdt::XSDT;
 use acpi_tables::{Aml, aml};
 use frame::platform::{
-    CHANNEL_PORT, PM_TIMER_PORT, PM1A_CONTROL_PORT, PM1A_EVENT_PORT, RESET_PORT, RESET_VALUE, RTC_GSI, SCI_GSI,
-    SERIAL_GSI, SERIAL_PORT, SLEEP_TYPE_S5,
+    CHANNEL_PORT, PANIC_PORT, PM_TIMER_PORT, PM1A_CONTROL_PORT, PM1A_EVENT_PORT, RESET_PORT, RESET_VALUE, RTC_GSI,
+    SCI_GSI, SERIAL_GSI, SERIAL_PORT, SLEEP_TYPE_S5,
 };
 
 use crate::devices::rtc;
@@ -170,9 +170,30 @@ fn dsdt(machine: &Machine) -> impl Aml {
         ],
     )
     .to_aml_bytes(&mut body);
+    if machine.has_panic_device {
+        panic_device(&mut body);
+    }
     let mut dsdt = Sdt::new(*b"DSDT", 36, 2, OEM, OEM_TABLE, OEM_REVISION);
     dsdt.append_slice(&body);
     dsdt
+}
+
+/// The panic device, by the identifier that guests have a driver for (QEMU, docs/specs/pvpanic.rst).
+fn panic_device(body: &mut Vec<u8>) {
+    aml::Scope::new(
+        "_SB_".into(),
+        vec![&aml::Device::new(
+            "PEVT".into(),
+            vec![
+                &aml::Name::new("_HID".into(), &"QEMU0001"),
+                &aml::Name::new(
+                    "_CRS".into(),
+                    &aml::ResourceTemplate::new(vec![&aml::IO::new(PANIC_PORT, PANIC_PORT, 1, 1)]),
+                ),
+            ],
+        )],
+    )
+    .to_aml_bytes(body);
 }
 
 #[cfg(test)]
@@ -191,6 +212,7 @@ mod tests {
             nodes,
             has_8259: true,
             has_pm_timer: false,
+            has_panic_device: true,
             distances: vec![10; (nodes * nodes) as usize],
         }
     }

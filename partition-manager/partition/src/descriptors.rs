@@ -259,6 +259,7 @@ mod tests {
             topology: Topology::default(),
             pit: None,
             exit_device: false,
+            panic_device: false,
             devices: vec![],
             interrupt_mode: frame::launch::InterruptMode::default(),
             interrupt_limit: frame::storm::Limit::default(),

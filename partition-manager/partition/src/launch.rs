@@ -140,7 +140,7 @@ impl Partition {
         for (source, descriptor) in spec.interrupts.iter().zip(given.interrupts) {
             wired.extend(vm.interrupts.wire(vm::eventfd(descriptor), source.gsi)?);
         }
-        let extra = Extra { pit, exit_device: spec.exit_device, functions, wired };
+        let extra = Extra { pit, exit_device: spec.exit_device, panic_device: spec.panic_device, functions, wired };
         let devices = devices(&vm, &record, given.doorbell, mailbox, extra)?;
         let count = spec.processors.len() as u32;
         let mut kit = Kit::new(&vm, &spec)?;
@@ -203,6 +203,7 @@ fn or(affinity: &CpuSet, anywhere: &CpuSet) -> CpuSet {
 struct Extra {
     pit: Option<Arc<Pit>>,
     exit_device: bool,
+    panic_device: bool,
     functions: Vec<(u8, Arc<VirtioFunction>)>,
     wired: Vec<Arc<dyn Timed>>,
 }
@@ -214,14 +215,15 @@ fn devices(
     mailbox: &Mailbox,
     extra: Extra,
 ) -> Result<Arc<Devices>, LaunchFailure> {
-    let Extra { pit, exit_device, functions, wired } = extra;
+    let Extra { pit, exit_device, panic_device, functions, wired } = extra;
     let console = Arc::new(Console::new(Arc::clone(record), doorbell, vm.interrupts.pulse(SERIAL_GSI)?));
     let channel = Arc::new(Channel::new(mailbox.wake.try_clone().map_err(system("a descriptor"))?));
     let sci = vm.interrupts.line(SCI_GSI);
     let rtc = Arc::new(Rtc::new(alarm(vm, RTC_GSI)?));
     let ioapic = vm.interrupts.ioapic();
     let timer = vm.interrupts.emulated().map(|_| PmTimer::new(crate::vcpu::alarm::now));
-    let parts = devices::Parts { console, channel, sci, rtc, pit, timer, exit_device, functions, ioapic, wired };
+    let parts =
+        devices::Parts { console, channel, sci, rtc, pit, timer, exit_device, panic_device, functions, ioapic, wired };
     Ok(Arc::new(Devices::new(parts)?))
 }
 

@@ -148,6 +148,7 @@ impl Subjects {
             topology: Topology::default(),
             pit: None,
             exit_device: false,
+            panic_device: false,
             devices,
             interrupt_mode: frame::launch::InterruptMode::default(),
             interrupt_limit: frame::storm::Limit::default(),

@@ -8,6 +8,8 @@
 #                           processor 1
 #   action=net              set the first adapter up as 10.0.0.HOST, and as 10.0.30.HOST on the tagged VLAN 30;
 #                           host 1 reaches for 2 and 3 in every way, the others answer
+#   action=panic            crash the kernel
+#   action=root             have the first disk, ext4, as root file system, run this script there, and write 100 MB
 #   host=HOST               1, 2 or 3
 #   after=SECONDS           this long after user space is reached (default 0)
 export PATH=/bin HOME=/
@@ -31,8 +33,18 @@ say() { echo "BULKHEAD-GUEST name=$name $*"; }
 leave() {
     say "$2"
     stty cread </dev/console 2>/dev/null
+    grep -q ' / ext4 ' /proc/mounts && mount -o remount,ro /
     "$1" -f
 }
+
+if [ "$action" = root ] && ! grep -q ' / ext4 ' /proc/mounts; then
+    modprobe virtio_pci
+    modprobe virtio_blk
+    mkdir /disk
+    mount -t ext4 /dev/vda /disk || say "root cannot be mounted"
+    umount /proc /sys /dev
+    exec switch_root /disk /init
+fi
 
 say "cpus=$(nproc) reached user space"
 
@@ -75,6 +87,18 @@ disk)
     grep virtio /proc/interrupts | while read -r line; do say "interrupt $line"; done
     say "disk done"
     ;;
+panic)
+    modprobe pvpanic-mmio
+    say "panicking"
+    stty cread </dev/console 2>/dev/null
+    echo c >/proc/sysrq-trigger
+    ;;
+root)
+    dd if=/dev/urandom of=/written bs=1M count=100 conv=fsync 2>/dev/null
+    digest=$(md5sum </written | cut -d' ' -f1)
+    echo 3 >/proc/sys/vm/drop_caches
+    say "root on=$(grep -o '/dev/vda / ext4' /proc/mounts | tr ' ' ,) written=$digest read=$(md5sum </written | cut -d' ' -f1)"
+    ;;
 net)
     modprobe virtio_pci
     modprobe virtio_net
@@ -87,7 +111,7 @@ net)
         ip addr add "10.0.$1.$host/24" dev "tag$1"
     }
     # One answer within so many tries.
-    answers() { for try in $(seq "$2"); do ping -c 1 -W 3 "$1" >/dev/null 2>&1 && return 0; done; return 1; }
+    answers() { for try in $(seq "$2"); do ping -c 1 -W 2 "$1" >/dev/null 2>&1 && return 0; done; return 1; }
     reaches() { if answers "$2" "$3"; then say "net $1=yes"; else say "net $1=no"; fi; }
     ip link set "$adapter" up
     ip addr add "10.0.0.$host/24" dev "$adapter"
@@ -104,15 +128,15 @@ net)
         dd if=/dev/urandom of=/tmp/sent bs=64k count=64 2>/dev/null
         say "net sent=$(md5sum </tmp/sent | cut -d' ' -f1)"
         nc -w 60 10.0.0.2 5000 </tmp/sent
-        reaches other-vlan 10.0.0.3 3
+        reaches other-vlan 10.0.0.3 2
         ip addr del "10.0.20.$host/24" dev "$adapter"
         tagged 20
-        reaches forged-tag 10.0.20.3 3
+        reaches forged-tag 10.0.20.3 2
         mac=$(cat "/sys/class/net/$adapter/address")
         ip link set "$adapter" down
         ip link set "$adapter" address 02:00:00:00:00:99
         ip link set "$adapter" up
-        reaches forged-mac 10.0.0.2 3
+        reaches forged-mac 10.0.0.2 2
         ip link set "$adapter" down
         ip link set "$adapter" address "$mac"
         ip link set "$adapter" up

@@ -7,8 +7,17 @@ use crate::cpio::Archive;
 use crate::{Error, busybox, program};
 
 /// What may be loaded in a partition; the script loads the first two, for the ACPI power button.
-const MODULES: &[&str] =
-    &["button", "evdev", "virtio_mmio", "virtio_pci", "virtio_blk", "virtio_net", "virtio-rng", "8021q"];
+const MODULES: &[&str] = &[
+    "button",
+    "evdev",
+    "virtio_mmio",
+    "virtio_pci",
+    "virtio_blk",
+    "virtio_net",
+    "virtio-rng",
+    "8021q",
+    "pvpanic-mmio",
+];
 
 /// Tells what Linux made of the processors and caches; there on every Debian, and in no busybox.
 const LSCPU: &str = "/usr/bin/lscpu";
@@ -18,7 +27,7 @@ const INIT: &str = include_str!("guest-init.sh");
 
 /// The bytes of the initial ramdisk for `kernel`.
 ///
-/// On the kernel command line it knows `name=`, `action=idle|shell|poweroff|reboot|disk|net` (default `idle`) and
+/// On the kernel command line it knows `name=`, `action=idle|shell|poweroff|reboot|disk|net|root|panic` (default `idle`) and
 /// `after=` (seconds, default 0). It prints lines that start with `BULKHEAD-GUEST`.
 ///
 /// # Errors

@@ -1,17 +1,24 @@
 //! The initial ramdisk of the emulated machine: a host for the four binaries.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::cache::{Cache, Kernel};
 use crate::cpio::Archive;
-use crate::program::{libraries_of, put_file};
+use crate::program::{self, libraries_of, put_file};
 use crate::{Error, busybox, guest, unpacked};
 
 /// Loaded at boot, in this order: the agent's port and KVM.
 const MODULES_AT_BOOT: &[&str] = &["virtio_pci", "virtio_console", "kvm_amd"];
 /// There for `modprobe`.
 const MODULES_ON_DEMAND: &[&str] = &["tun", "bridge", "veth", "loop", "vhost_net", "dummy"];
+
+/// What makes and checks file systems; there on every Debian. A machine without them serves all other tests.
+const FILE_SYSTEM_PROGRAMS: &[&str] = &[MKE2FS, E2FSCK];
+/// Where the one is, here and there; its name alone is busybox's.
+pub const MKE2FS: &str = "/sbin/mke2fs";
+/// And where the other is.
+pub const E2FSCK: &str = "/sbin/e2fsck";
 
 /// What runs as process 1 of the emulated machine.
 const INIT: &str = include_str!("host-init.sh");
@@ -51,6 +58,9 @@ pub fn initial_ramdisk(cache: &Cache, kernel: &Kernel, files: &[(PathBuf, String
     archive.file("/etc/group", 0o644, b"root:x:0:\nkvm:x:100:\nnogroup:x:65534:\n")?;
     busybox::put_into(&mut archive, &cache.busybox()?)?;
 
+    for program in FILE_SYSTEM_PROGRAMS.iter().map(Path::new).filter(|program| program.exists()) {
+        program::put_program(&mut archive, program, &program.to_string_lossy())?;
+    }
     let modules: Vec<_> = MODULES_AT_BOOT.iter().chain(MODULES_ON_DEMAND).copied().collect();
     kernel.modules.put_into(&mut archive, &modules)?;
     let at_boot = kernel.modules.in_order(MODULES_AT_BOOT)?;

@@ -189,6 +189,7 @@ fn settings(
         Limit { rate, burst }
     });
     let exit_device = fields.truth(sink, "exit_device").is_some_and(|at| at.value);
+    let panic_device = fields.truth(sink, "panic_device").is_none_or(|at| at.value);
     let auto_start = fields.truth(sink, "auto_start");
     let choices = [("hold", WhenInactive::Hold), ("release", WhenInactive::Release)];
     let when_inactive = fields.choice(sink, "when_inactive", &choices);
@@ -234,6 +235,7 @@ fn settings(
         shutdown: shutdown.unwrap_or_default(),
         pit,
         exit_device,
+        panic_device,
         interrupts: interrupts.map(|at| at.value).unwrap_or_default(),
         interrupt_limit: interrupt_limit.unwrap_or_default(),
         entropy,

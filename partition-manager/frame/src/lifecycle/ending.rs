@@ -172,6 +172,7 @@ impl Lifecycle {
 fn code_of(cause: &Cause) -> Code {
     match cause {
         Cause::TripleFault => Code::TripleFault,
+        Cause::Panicked => Code::GuestPanicked,
         Cause::InternalError { .. } | Cause::UnhandledExit { .. } => Code::InternalError,
         Cause::FailEntry { .. } | Cause::RunFailed { .. } => Code::RunFailed,
         Cause::MonitorFailed { .. } => Code::MonitorFailed,

@@ -50,6 +50,7 @@ fn ends_have_one_event_each() {
         (Cause::Exit { status: 7 }, Code::PartitionExited, State::NotActivated),
         (Cause::Reset, Code::PartitionRestarted, State::Starting),
         (Cause::TripleFault, Code::TripleFault, State::Error),
+        (Cause::Panicked, Code::GuestPanicked, State::Error),
         (Cause::InternalError { suberror: 1 }, Code::InternalError, State::Error),
         (Cause::MonitorFailed { reason: "x".into() }, Code::MonitorFailed, State::Error),
     ];

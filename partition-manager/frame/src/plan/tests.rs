@@ -30,6 +30,7 @@ pub(super) fn partition(text: &str, id: u32, mode: ProcessorMode, count: Range<u
         shutdown: Shutdown::default(),
         pit: None,
         exit_device: false,
+        panic_device: false,
         interrupts: InterruptMode::Kernel,
         interrupt_limit: crate::storm::Limit::default(),
         entropy: None,

@@ -107,6 +107,7 @@ fn spec(plan: &PartitionPlan, places: &[Place], topology: Topology) -> LaunchSpe
         topology,
         pit: None,
         exit_device: false,
+        panic_device: false,
         devices: vec![],
         interrupt_mode: InterruptMode::default(),
         interrupt_limit: crate::storm::Limit::default(),

@@ -84,6 +84,7 @@ fn valid(seed: u64) -> Vec<String> {
         line(format!("auto_start = {}", rng.pick(&["true", "false"])));
         if rng.yes() {
             line(format!("exit_device = {}", rng.pick(&["true", "false"])));
+            line(format!("panic_device = {}", rng.pick(&["true", "false"])));
         }
         if rng.yes() {
             line(format!("interrupts = \"{}\"", rng.pick(&["kernel", "split", "emulated"])));

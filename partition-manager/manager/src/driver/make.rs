@@ -408,6 +408,7 @@ fn specification(
         topology,
         pit: declared.pit,
         exit_device: declared.exit_device,
+        panic_device: declared.panic_device,
         interrupt_mode: declared.interrupts,
         interrupt_limit: declared.interrupt_limit,
         devices,

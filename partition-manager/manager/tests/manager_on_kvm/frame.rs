@@ -64,6 +64,7 @@ pub fn partition(name: &str, id: u32) -> Result<Partition> {
         shutdown: Shutdown { ask_ms: 2_000, button_ms: 2_000, nmi_ms: 2_000 },
         pit: None,
         exit_device: false,
+        panic_device: false,
         interrupts: frame::launch::InterruptMode::Kernel,
         interrupt_limit: frame::storm::Limit::default(),
         entropy: None,

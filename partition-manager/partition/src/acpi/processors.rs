@@ -27,6 +27,8 @@ pub struct Machine {
     pub has_8259: bool,
     /// Whether there is a power management timer.
     pub has_pm_timer: bool,
+    /// Whether there is a panic device.
+    pub has_panic_device: bool,
     /// Distance from each node to each, row by row; empty when not known.
     pub distances: Vec<u8>,
 }
@@ -48,6 +50,7 @@ impl Machine {
             nodes: nodes.len().max(1) as u32,
             has_8259: spec.interrupt_mode == InterruptMode::Kernel,
             has_pm_timer: spec.interrupt_mode == InterruptMode::Emulated,
+            has_panic_device: spec.panic_device,
             distances: spec.topology.distances.clone(),
         }
     }
@@ -203,7 +206,7 @@ mod tests {
             let memory: Vec<(u64, u64, u32)> =
                 (0u64..).zip(memory).map(|(at, (pages, node))| (at << 32, pages << 12, node)).collect();
             let machine =
-                Machine { processors: processors.clone(), memory: memory.clone(), nodes: 64, has_8259: true, has_pm_timer: false, distances: vec![10; 4096] };
+                Machine { processors: processors.clone(), memory: memory.clone(), nodes: 64, has_8259: true, has_pm_timer: false, has_panic_device: true, distances: vec![10; 4096] };
             let mut told = vec![];
             for (kind, entry) in structures(&bytes_of(&madt(&machine)), 44) {
                 let field = |at, length| number(&entry, at, length);
@@ -239,6 +242,7 @@ mod tests {
             nodes: 1,
             has_8259: true,
             has_pm_timer: false,
+            has_panic_device: false,
             distances: vec![],
         };
         let mut bytes = Vec::new();

@@ -6,6 +6,7 @@ pub mod channel;
 pub mod console;
 pub mod exit;
 pub mod keyboard;
+pub mod panic;
 pub mod pci;
 pub mod pit;
 pub mod pm;
@@ -20,8 +21,8 @@ use bus::{Bus, BusError, Claim};
 use channel::Channel;
 use console::Console;
 use frame::platform::{
-    CHANNEL_PORT, ECAM_BASE, EXIT_PORT, IOAPIC_BASE, KEYBOARD_COMMAND_PORT, PCI_APERTURE, PCI_APERTURE_BYTES,
-    PM_TIMER_PORT, PM1A_EVENT_PORT, SERIAL_PORT,
+    CHANNEL_PORT, ECAM_BASE, EXIT_PORT, IOAPIC_BASE, KEYBOARD_COMMAND_PORT, PANIC_PORT, PCI_APERTURE,
+    PCI_APERTURE_BYTES, PM_TIMER_PORT, PM1A_EVENT_PORT, SERIAL_PORT,
 };
 use pci::root::{self, AddressPorts, Aperture, DataPorts, Ecam, Root, SlotTaken};
 use pit::{ControlB, Pit};
@@ -67,6 +68,8 @@ pub struct Parts {
     pub timer: Option<PmTimer>,
     /// Whether there is an exit device.
     pub exit_device: bool,
+    /// Whether there is a panic device.
+    pub panic_device: bool,
     /// The functions on the PCI bus, by slot.
     pub functions: Vec<(u8, Arc<VirtioFunction>)>,
     /// The I/O APIC, where it is in user space.
@@ -92,7 +95,8 @@ impl Devices {
     /// # Errors
     /// When two devices claim an address or a slot.
     pub fn new(parts: Parts) -> Result<Self, DevicesError> {
-        let Parts { console, channel, sci, rtc, pit, timer, exit_device, functions, ioapic, wired } = parts;
+        let Parts { console, channel, sci, rtc, pit, timer, exit_device, panic_device, functions, ioapic, wired } =
+            parts;
         let root = Root::new(slots::for_root(&functions))?;
         let power = Arc::new(PowerManagement::new(sci));
         let (data, command) = keyboard::ports();
@@ -117,6 +121,9 @@ impl Devices {
         }
         if exit_device {
             ports.push(Claim::new("exit", EXIT_PORT.into(), exit::PORTS, Arc::new(exit::Exit)));
+        }
+        if panic_device {
+            ports.push(Claim::new("panic", PANIC_PORT.into(), 1, Arc::new(panic::Panic)));
         }
         if let Some(ioapic) = ioapic {
             mmio.push(Claim::new("I/O APIC", IOAPIC_BASE, crate::interrupts::ioapic::BYTES, ioapic));

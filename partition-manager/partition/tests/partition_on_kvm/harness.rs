@@ -287,6 +287,7 @@ impl Setup {
             topology: self.topology.clone(),
             pit: self.pit,
             exit_device: self.exit_device,
+            panic_device: true,
             devices: self.devices.clone(),
             interrupt_mode: self.interrupt_mode,
             interrupt_limit: frame::storm::Limit::default(),

@@ -53,7 +53,11 @@ slot = 8
 "#;
 
 fn up() -> Result<Frame> {
-    let frame = Frame::new(DISKS)?;
+    up_as(DISKS)
+}
+
+fn up_as(text: &str) -> Result<Frame> {
+    let frame = Frame::new(text)?;
     for image in ["own.img", "fixed.img", "other.img"] {
         std::fs::write(frame.directory().join(image), vec![FILL; IMAGE])?;
     }
@@ -193,5 +197,31 @@ pub fn frozen() -> Result<()> {
         let row = frame.lpar.row(name)?;
         ensure!(row["state"] == "Running" && row["incarnation"] == 1, "{row}");
     }
+    frame.down()
+}
+
+/// A source that is raised far more often than it may be is quarantined, and nobody else is.
+pub fn stormed() -> Result<()> {
+    let limit = "[[partition]]\nname = \"alpha\"\ninterrupt_limit = { rate = 100, burst = 10 }";
+    let frame = up_as(&DISKS.replace("[[partition]]\nname = \"alpha\"", limit))?;
+    let mut alpha = console(&frame, "alpha")?;
+    let answer = alpha.ask("requests 8 3000", "requests")?;
+    ensure!(field(&answer, "requests")? == 3000, "{answer:?}");
+    ensure!(field(&answer, "interrupts")? < 1000, "the limit was not kept: {answer:?}");
+    let event = frame.lpar.event("B2000009", "alpha")?;
+    ensure!(event["text"].as_str().is_some_and(|text| text.contains("own")), "{event}");
+    // The other sources of the partition, and other partitions, have theirs.
+    let answer = alpha.ask(&format!("requests {ENTROPY} 5"), "requests")?;
+    ensure!(field(&answer, "interrupts")? == 5, "{answer:?}");
+    let answer = console(&frame, "beta")?.ask("requests 8 200", "requests")?;
+    ensure!(field(&answer, "interrupts")? == 200, "{answer:?}");
+    // A quiet second ends it, and the interrupts come again.
+    let row = wait::until("the end of the quarantine", || {
+        let row = sources(&frame, "alpha", "own")?.swap_remove(0);
+        Ok((row["state"] == "enabled").then_some(row))
+    })?;
+    ensure!(row["storms"] == 1 && row["coalesced"].as_u64().is_some_and(|count| count > 1000), "{row}");
+    let answer = alpha.ask("requests 8 5", "requests")?;
+    ensure!(field(&answer, "interrupts")? == 5, "{answer:?}");
     frame.down()
 }

@@ -59,6 +59,7 @@ const TESTS: &[Test] = &[
     ("devices::what_a_guest_writes_is_in_the_image", devices::written, host::lacks_kvm),
     ("devices::interrupts_taken_are_interrupts_delivered", devices::counted, host::lacks_kvm),
     ("devices::a_driver_freezes_its_own_device_only", devices::frozen, host::lacks_kvm),
+    ("devices::a_storm_of_one_source_is_quarantined_alone", devices::stormed, host::lacks_kvm),
     ("claims::two_frames_may_not_use_one_cpu", claims::one_frame_each, kvm_and_root),
     ("claims::two_frames_share_when_both_say_so", claims::shared, kvm_and_root),
     ("claims::a_claim_lasts_as_long_as_a_partition", claims::outlives_the_daemons, kvm_and_root),

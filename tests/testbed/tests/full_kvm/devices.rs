@@ -3,12 +3,62 @@
 use anyhow::{Context, Result, ensure};
 use frame::interrupt::{InterruptRow, SourceState};
 use std::collections::BTreeSet;
+use std::time::Duration;
 use testbed::{Testbed, host};
 
-use crate::harness::Test;
+use crate::harness::{Test, skip};
 use crate::linux::{console, down, raise, succeeds};
 
-pub const TESTS: &[Test] = &[("linux_copies_one_disk_to_another_and_may_not_write_the_first", disks)];
+pub const TESTS: &[Test] = &[
+    ("linux_copies_one_disk_to_another_and_may_not_write_the_first", disks),
+    ("linux_has_its_root_file_system_on_a_disk", root),
+];
+
+/// The image is ext4, with what the initial RAM disk has; it is clean after the power button.
+fn root(testbed: &mut Testbed) -> Result<()> {
+    if !testbed.run(&format!("test -x {} -a -x {}", host::MKE2FS, host::E2FSCK), Duration::from_secs(60))?.success() {
+        return Err(skip("this machine has no e2fsprogs (apt-get install e2fsprogs)".to_owned()));
+    }
+    // Written whole: see above.
+    succeeds(
+        testbed,
+        &format!(
+            "mkdir /tmp/tree && cd /tmp/tree && cpio -id <{} 2>/dev/null && mkdir -p disk && cd / && \
+             dd if=/dev/zero of=/tmp/root.img bs=1M count=192 2>/dev/null && \
+             {} -q -t ext4 -d /tmp/tree /tmp/root.img && rm -r /tmp/tree",
+            host::GUEST_INITRD,
+            host::MKE2FS
+        ),
+    )?;
+    let file = format!(
+        "[frame]\nname = \"bed\"\nmemory_block = \"2MiB\"\nreserved = {{ cpus = 0, memory = \"128MiB\" }}\n\
+         [[pool]]\nname = \"default\"\ncpus = 1\n\
+         [[partition]]\nname = \"red\"\nprocessors = {{ mode = \"shared\", desired = 1, units = {{ desired = 0.5 }} }}\n\
+         memory = {{ desired = \"256MiB\" }}\n\
+         boot = {{ kernel = \"{}\", initrd = \"{}\", cmdline = \"console=ttyS0 name=red action=root\" }}\n\
+         shutdown = {{ ask = \"1s\", button = \"120s\", nmi = \"1s\" }}\n\
+         [[partition.disk]]\nname = \"root\"\npath = \"root.img\"\n",
+        host::GUEST_KERNEL,
+        host::GUEST_INITRD
+    );
+    raise(testbed, &file)?;
+    let history = console(testbed, "red", "root on=", 1)?;
+    let said = |key: &str| history.split(&format!(" {key}=")).nth(1)?.split_whitespace().next().map(str::to_owned);
+    ensure!(said("on").as_deref() == Some("/dev/vda,/,ext4"), "the root is elsewhere:\n{history}");
+    ensure!(said("written").is_some_and(|digest| digest.len() == 32), "nothing was written:\n{history}");
+    ensure!(said("written") == said("read"), "it reads otherwise:\n{history}");
+    let output = testbed.run("lpar shutdown red", Duration::from_secs(300))?;
+    ensure!(output.success(), "{}{}", output.stdout, output.stderr);
+    let events = succeeds(testbed, "lpar events")?;
+    ensure!(events.contains("power button"), "it was not the power button that ended it:\n{events}");
+    // -n writes nothing, -f looks at everything: status 0 is a clean file system.
+    let check = testbed.run(&format!("{} -fn /tmp/root.img", host::E2FSCK), Duration::from_secs(120))?;
+    let said = format!("{}{}", check.stdout, check.stderr);
+    ensure!(check.success() && !said.contains("recover"), "{said}");
+    down(testbed)?;
+    succeeds(testbed, "rm /tmp/root.img")?;
+    Ok(())
+}
 
 fn disks(testbed: &mut Testbed) -> Result<()> {
     let megabytes = 100;

@@ -17,6 +17,7 @@ pub const TESTS: &[Test] = &[
     ("linux_powers_itself_off", powers_off),
     ("linux_restarts_and_comes_back", restarts),
     ("linux_runs_on_when_its_manager_is_killed", manager_killed),
+    ("a_panic_is_one_event_and_hurts_nobody_else", panics),
     ("linux_runs_with_a_split_interrupt_controller", |testbed| controllers(testbed, "split")),
     ("linux_runs_with_an_emulated_interrupt_controller", |testbed| controllers(testbed, "emulated")),
 ];
@@ -95,6 +96,27 @@ fn state(testbed: &mut Testbed, partition: &str) -> Result<String> {
     let listed = succeeds(testbed, "lpar ls -F name,state,incarnation")?;
     let line = listed.lines().find_map(|line| line.strip_prefix(&format!("{partition},")));
     Ok(line.with_context(|| format!("no {partition} in {listed}"))?.to_owned())
+}
+
+/// The panic device tells the panic as it happens; the registers are those of the crash.
+fn panics(testbed: &mut Testbed) -> Result<()> {
+    up(testbed, &[("red", 1, "action=panic"), ("blue", 1, "")])?;
+    let begin = Instant::now();
+    while !state(testbed, "red")?.starts_with("Error") {
+        ensure!(begin.elapsed() < LONG, "red panics and runs:\n{}", succeeds(testbed, "lpar console red --history")?);
+        std::thread::sleep(Duration::from_millis(500));
+    }
+    let history = succeeds(testbed, "lpar console red --history")?;
+    ensure!(history.contains("Kernel panic - not syncing"), "it did not panic:\n{history}");
+    let text = succeeds(testbed, "lpar events --json")?;
+    let events: Vec<serde_json::Value> = serde_json::from_str(&text).with_context(|| text.clone())?;
+    let ours: Vec<_> = events.iter().filter(|event| event["code"] == "B200000B").collect();
+    ensure!(ours.len() == 1, "one panic is one event:\n{text}");
+    ensure!(ours[0]["partitions"] == serde_json::json!(["red"]), "{}", ours[0]);
+    ensure!(ours[0]["data"]["registers"][0]["rip"].as_u64().is_some_and(|rip| rip != 0), "no registers: {}", ours[0]);
+    console(testbed, "blue", "beat=5", 1)?;
+    ensure!(state(testbed, "blue")?.starts_with("Running,1"), "{}", state(testbed, "blue")?);
+    down(testbed)
 }
 
 fn side_by_side(testbed: &mut Testbed) -> Result<()> {

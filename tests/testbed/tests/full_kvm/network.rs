@@ -25,7 +25,7 @@ fn vlans(testbed: &mut Testbed) -> Result<()> {
     };
     let file = format!(
         "[frame]\nname = \"bed\"\nmemory_block = \"2MiB\"\nreserved = {{ cpus = 0, memory = \"128MiB\" }}\n\
-         [[pool]]\nname = \"default\"\ncpus = 2\n[[switch]]\nname = \"lan\"\n{}{}{}",
+         [[pool]]\nname = \"default\"\ncpus = 1\n[[switch]]\nname = \"lan\"\n{}{}{}",
         partition("red", 1, "vlan = 10\ntagged = [30]\nmac = \"02:00:00:00:00:01\""),
         partition("blue", 2, "vlan = 10\ntagged = [30]"),
         partition("green", 3, "vlan = 20"),

@@ -9,7 +9,6 @@ use frame::storm::{Guard, Limit, PERIOD, Verdict};
 use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -20,7 +19,8 @@ const SHORTEST: Duration = Duration::from_micros(200);
 #[derive(Debug)]
 pub struct Keeper {
     timer: OwnedFd,
-    armed: AtomicBool,
+    /// When the timer expires, if it is set, since the beginning.
+    due: Mutex<Option<Duration>>,
     limit: Limit,
     witness: Arc<dyn Witness>,
     begin: Instant,
@@ -34,17 +34,21 @@ impl Keeper {
     pub fn new(limit: Limit, witness: Arc<dyn Witness>) -> io::Result<Arc<Self>> {
         let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
         let timer = rustix::time::timerfd_create(TimerfdClockId::Monotonic, flags)?;
-        Ok(Arc::new(Self { timer, armed: AtomicBool::new(false), limit, witness, begin: Instant::now() }))
+        Ok(Arc::new(Self { timer, due: Mutex::new(None), limit, witness, begin: Instant::now() }))
     }
 
-    /// Has the event thread look after `wait`, unless it is about to look already.
+    /// Has the event thread look after `wait`, unless it is about to look sooner.
     fn arm(&self, wait: Duration) {
-        if self.armed.swap(true, Ordering::SeqCst) {
+        // No guard asks for more than a period.
+        let wait = wait.clamp(SHORTEST, PERIOD);
+        let at = self.begin.elapsed() + wait;
+        let mut due = lock(&self.due);
+        if due.is_some_and(|due| due <= at) {
             return;
         }
+        *due = Some(at);
         let zero = Timespec { tv_sec: 0, tv_nsec: 0 };
-        // No guard asks for more than a period.
-        let it_value = Timespec::try_from(wait.clamp(SHORTEST, PERIOD)).unwrap_or(zero);
+        let it_value = Timespec::try_from(wait).unwrap_or(zero);
         // It fails only for times that are none.
         let spec = Itimerspec { it_interval: zero, it_value };
         let _ = rustix::time::timerfd_settime(&self.timer, TimerfdTimerFlags::empty(), &spec);
@@ -128,9 +132,28 @@ impl Timed for Release {
     fn expire(&self) {
         let _ = rustix::io::read(&self.keeper.timer, &mut [0; 8]);
         // Before the guards are asked: one that holds something back later arms the timer anew.
-        self.keeper.armed.store(false, Ordering::SeqCst);
+        *lock(&self.keeper.due) = None;
         for function in &self.functions {
             function.interrupter().msix().release();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::devices::virtio::testing::Seen;
+
+    #[test]
+    fn a_quarantine_does_not_make_others_wait_for_its_end() {
+        let keeper = Keeper::new(Limit::default(), Arc::new(Seen::default())).unwrap();
+        let left = || Duration::try_from(rustix::time::timerfd_gettime(&keeper.timer).unwrap().it_value).unwrap();
+        keeper.arm(PERIOD);
+        assert!(left() > PERIOD / 2);
+        keeper.arm(SHORTEST);
+        assert!(left() <= SHORTEST);
+        // What is due later does not put it off.
+        keeper.arm(PERIOD);
+        assert!(left() <= SHORTEST);
     }
 }

@@ -81,6 +81,7 @@ pub fn frame(count: u32, machine: &Inventory, supply: Supply) -> Result<Frame> {
             shutdown: Shutdown::default(),
             pit: None,
             exit_device: false,
+            panic_device: false,
             interrupts: frame::launch::InterruptMode::Kernel,
             interrupt_limit: frame::storm::Limit::default(),
             entropy: None,
