@@ -75,7 +75,7 @@ impl Image {
         self.bytes
     }
 
-    /// Bytes of the block that is best written as a whole.
+    /// Bytes of the block that is best written as a whole; every sector can be read and written alone.
     #[must_use]
     pub const fn block(&self) -> u32 {
         self.block

@@ -26,6 +26,7 @@ const SEG_MAX: u64 = 1 << 2;
 const READ_ONLY: u64 = 1 << 5;
 const BLOCK_SIZE: u64 = 1 << 6;
 const FLUSH: u64 = 1 << 9;
+const TOPOLOGY: u64 = 1 << 10;
 const DISCARD: u64 = 1 << 13;
 const WRITE_ZEROES: u64 = 1 << 14;
 
@@ -48,14 +49,16 @@ impl Disk {
         // Offsets of `struct virtio_blk_config` (section 5.2.4).
         put(0, &(image.bytes() / SECTOR).to_le_bytes());
         put(12, &MOST_SEGMENTS.to_le_bytes());
-        put(20, &image.block().to_le_bytes());
+        // Logical blocks are sectors: partition tables and file systems of existing images count by them.
+        put(20, &(SECTOR as u32).to_le_bytes());
+        put(24, &[(image.block() / SECTOR as u32).ilog2() as u8]);
         for range in [36, 48] {
             put(range, &MOST_RANGE_SECTORS.to_le_bytes());
             put(range + 4, &(MOST_RANGES as u32).to_le_bytes());
         }
         put(44, &(image.block() / SECTOR as u32).to_le_bytes());
         put(56, &[1]);
-        Self { features: SEG_MAX | BLOCK_SIZE | FLUSH | writes, config }
+        Self { features: SEG_MAX | BLOCK_SIZE | FLUSH | TOPOLOGY | writes, config }
     }
 }
 

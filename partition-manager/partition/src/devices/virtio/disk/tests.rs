@@ -30,6 +30,16 @@ fn header(kind: u32, sector: u64) -> Vec<u8> {
     [&kind.to_le_bytes()[..], &[0; 4], &sector.to_le_bytes()].concat()
 }
 
+#[test]
+fn logical_blocks_are_sectors_and_physical_ones_pages() {
+    for (bytes, exponent) in [(1 << 20, 3), ((1 << 20) + 512, 0)] {
+        let disk = Disk::new(&Image::new(image(bytes), false).unwrap());
+        let mut config = [0; 5];
+        disk.read_config(20, &mut config);
+        assert_eq!(config, [0, 2, 0, 0, exponent]);
+    }
+}
+
 /// One request: status, and what was read.
 fn request(driver: &mut Driver, kind: u32, sector: u64, data: &[u8], room: usize) -> (u8, Vec<u8>) {
     let header = header(kind, sector);
