@@ -9,7 +9,7 @@ mod queues;
 
 pub use apic::{io_apic, local_apic};
 pub use pci::{configuration, msix_table};
-pub use queues::{disk_queue, entropy_queue};
+pub use queues::{disk_queue, entropy_queue, network_queue};
 
 /// Takes bytes off the front of what is left; what is missing is zeros.
 pub(crate) struct Bytes<'a>(&'a [u8]);

@@ -2,14 +2,19 @@
 
 use crate::Bytes;
 use crate::pci::{Nowhere, interrupter};
-use frame::device::DiskSpec;
+use frame::device::{Attachment, DiskSpec, NetworkSpec};
+use frame::mac::Mac;
 use partition::devices::virtio::disk::image::Image;
 use partition::devices::virtio::disk::requests::Requests;
 use partition::devices::virtio::entropy::Source;
+use partition::devices::virtio::network::Network;
+use partition::devices::virtio::network::adapter::Adapter;
+use partition::devices::virtio::network::tap::Tap;
 use partition::devices::virtio::ring::Ring;
 use partition::devices::virtio::worker::Service;
 use std::cell::RefCell;
 use std::fs::File;
+use std::os::unix::net::UnixDatagram;
 use virtio_queue::{Queue, QueueState};
 use vm_memory::{Bytes as _, GuestAddress, GuestMemoryMmap};
 
@@ -26,10 +31,16 @@ const BUFFERS: u64 = 0x400;
 const IMAGE: u64 = 0x4000;
 /// Most kicks of one run.
 const KICKS: usize = 8;
+/// Queue pairs of the adapter; its control queue comes after them.
+const PAIRS: u8 = 2;
+/// The adapter's address, and its VLANs.
+const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
+const VLANS: [u16; 2] = [10, 20];
 
 thread_local! {
     static MEMORY_OF_ALL: RefCell<Option<GuestMemoryMmap>> = const { RefCell::new(None) };
     static DISK: RefCell<Option<Requests>> = const { RefCell::new(None) };
+    static ADAPTER: RefCell<Option<Wired>> = const { RefCell::new(None) };
 }
 
 /// The queue of a disk.
@@ -43,27 +54,105 @@ pub fn disk_queue(bytes: &[u8]) {
             let spec = DiskSpec { read_only: false, serial: "fuzz".into(), operations: None, bandwidth: None };
             Requests::new(image, &spec).unwrap_or_else(|error| panic!("no disk: {error}"))
         });
-        serve(disk, bytes);
+        serve(disk, 0, bytes, &mut |_| {});
     });
+}
+
+/// An adapter, and the other ends of its taps.
+struct Wired {
+    adapter: Adapter,
+    far: Vec<UnixDatagram>,
+}
+
+/// A queue of an adapter, for frames either way or for control; frames come from outside between the kicks.
+pub fn network_queue(bytes: &[u8]) {
+    ADAPTER.with_borrow_mut(|adapter| {
+        let wired = adapter.get_or_insert_with(|| wired().unwrap_or_else(|error| panic!("no adapter: {error}")));
+        let Wired { adapter, far } = wired;
+        let (queue, bytes) = bytes.split_first().unwrap_or((&0, &[]));
+        let mut outside = |bytes: &mut Bytes<'_>| {
+            look(far);
+            arrive(far, bytes);
+        };
+        serve(adapter, usize::from(queue % (PAIRS * 2 + 1)), bytes, &mut outside);
+    });
+}
+
+fn wired() -> std::io::Result<Wired> {
+    let [vlan, tagged] = VLANS;
+    let spec = NetworkSpec {
+        mac: Mac(MAC),
+        vlan,
+        tagged: vec![tagged],
+        attachment: Attachment::Trunk,
+        mtu: 1500,
+        queues: PAIRS,
+        operations: None,
+        bandwidth: None,
+    };
+    let (mut taps, mut far) = (vec![], vec![]);
+    for _ in 0..spec.taps() * usize::from(spec.queues) {
+        let (near, other) = UnixDatagram::pair()?;
+        other.set_nonblocking(true)?;
+        taps.push(Tap::socket(near.into())?);
+        far.push(other);
+    }
+    Ok(Wired { adapter: Adapter::new(&spec, taps, Network::new(&spec).counters())?, far })
+}
+
+/// What the adapter sent is of its own address and VLANs, whatever the guest asked for.
+fn look(far: &[UnixDatagram]) {
+    let mut frame = [0; 128];
+    for far in far {
+        while let Ok(count) = far.recv(&mut frame) {
+            let frame = frame.get(12..count).unwrap_or_default();
+            let vlan = frame.get(14..16).and_then(|tag| tag.try_into().ok()).map_or(0, u16::from_be_bytes) & 0xfff;
+            assert!(frame.get(6..12) == Some(&MAC[..]) && VLANS.contains(&vlan), "sent {frame:x?}");
+        }
+    }
+}
+
+/// A frame comes from outside, mostly to the adapter and in one of its VLANs.
+fn arrive(far: &[UnixDatagram], bytes: &mut Bytes<'_>) {
+    let shape = bytes.byte();
+    let mut frame = vec![0; 12];
+    if shape & 1 != 0 {
+        frame.iter_mut().for_each(|byte| *byte = bytes.byte());
+    }
+    if shape & 2 != 0 {
+        frame.extend(MAC);
+        frame.extend([2, 0, 0, 0, 0, 2, 0x81, 0, 0, if shape & 4 == 0 { 10 } else { 20 }]);
+    }
+    frame.extend(bytes.some(usize::from(shape >> 3)));
+    // Segments that the host left together come in frames that fill several buffers.
+    if shape & 0xc0 == 0xc0 {
+        frame.resize(frame.len() + usize::from(bytes.half()), shape);
+    }
+    for far in far {
+        let _ = far.send(&frame);
+    }
 }
 
 /// The queue of the entropy device.
 pub fn entropy_queue(bytes: &[u8]) {
-    serve(&mut Source, bytes);
+    serve(&mut Source, 0, bytes, &mut |_| {});
 }
 
+/// What happens between two kicks of a queue.
+type Outside<'a> = &'a mut dyn FnMut(&mut Bytes<'_>);
+
 /// Runs a device over a memory and a queue that `bytes` make.
-fn serve(service: &mut dyn Service, bytes: &[u8]) {
+fn serve(service: &mut dyn Service, queue: usize, bytes: &[u8], outside: Outside<'_>) {
     MEMORY_OF_ALL.with_borrow_mut(|memory| {
         let memory = memory.get_or_insert_with(|| {
             GuestMemoryMmap::from_ranges(&[(GuestAddress(0), MEMORY)])
                 .unwrap_or_else(|error| panic!("no memory: {error}"))
         });
-        run(service, memory, Bytes::new(bytes));
+        run(service, queue, memory, Bytes::new(bytes), outside);
     });
 }
 
-fn run(service: &mut dyn Service, memory: &GuestMemoryMmap, mut bytes: Bytes<'_>) {
+fn run(service: &mut dyn Service, place: usize, memory: &GuestMemoryMmap, mut bytes: Bytes<'_>, outside: Outside<'_>) {
     let features = bytes.long();
     let (next_available, next_used) = (bytes.half(), bytes.half());
     let shape = bytes.byte();
@@ -110,14 +199,18 @@ fn run(service: &mut dyn Service, memory: &GuestMemoryMmap, mut bytes: Bytes<'_>
     let buffers = usize::from(bytes.byte()) * 4;
     put(BUFFERS, bytes.some(buffers));
     let Ok(queue) = Queue::try_from(state) else { return };
-    let Ok(ring) = Ring::new(0, queue, memory.clone(), interrupter(1, Nowhere)) else { return };
-    let mut rings = [Some(ring)];
+    let Ok(ring) = Ring::new(place as u16, queue, memory.clone(), interrupter(place + 1, Nowhere)) else { return };
+    let mut rings: Vec<Option<Ring>> = (0..place).map(|_| None).chain([Some(ring)]).collect();
     if service.start(features, &mut rings).is_err() {
         return;
     }
     for _ in 0..KICKS {
         // A fault freezes the device: it is not asked again.
-        if service.serve(&mut rings, 0).is_err() || bytes.is_empty() {
+        if service.serve(&mut rings, place).is_err() || bytes.is_empty() {
+            return;
+        }
+        outside(&mut bytes);
+        if !service.sources().is_empty() && service.ready(&mut rings, 0).is_err() {
             return;
         }
         let (at, data) = (u64::from(bytes.half()) % MEMORY as u64, bytes.some(16));

@@ -45,6 +45,11 @@ fn entropy_queues_survive() {
 }
 
 #[test]
+fn network_queues_survive() {
+    run(fuzz_targets::network_queue);
+}
+
+#[test]
 fn configuration_space_survives() {
     run(fuzz_targets::configuration);
 }

@@ -3,14 +3,12 @@
 use super::image::Image;
 use super::{MOST_RANGE_SECTORS, MOST_RANGES, SECTOR};
 use crate::devices::pci::freeze::Fault;
-use crate::devices::virtio::limiter::Bucket;
+use crate::devices::virtio::limits::Limits;
 use crate::devices::virtio::ring::{Chain, Ring, Segment};
 use crate::devices::virtio::worker::{Served, Service};
 use frame::device::{DiskSpec, LONGEST_SERIAL};
-use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec};
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::time::{Duration, Instant};
+use std::os::fd::{AsFd, BorrowedFd};
 
 const IN: u32 = 0;
 const OUT: u32 = 1;
@@ -43,46 +41,6 @@ pub struct Requests {
     limits: Limits,
 }
 
-/// What may be done in a second.
-#[derive(Debug)]
-struct Limits {
-    operations: Option<Bucket>,
-    bytes: Option<Bucket>,
-    timer: OwnedFd,
-    begin: Instant,
-}
-
-impl Limits {
-    fn new(spec: &DiskSpec) -> io::Result<Self> {
-        let timer =
-            rustix::time::timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK)?;
-        let bucket = |rate: u64| Bucket::new(rate, Duration::ZERO);
-        let (operations, bytes) = (spec.operations.map(bucket), spec.bandwidth.map(bucket));
-        Ok(Self { operations, bytes, timer, begin: Instant::now() })
-    }
-
-    /// Whether the next request must wait; the timer is set then.
-    fn must_wait(&mut self) -> Result<bool, Fault> {
-        let now = self.begin.elapsed();
-        let wait = [&mut self.operations, &mut self.bytes].into_iter().flatten().filter_map(|bucket| bucket.wait(now));
-        let Some(wait) = wait.max() else { return Ok(false) };
-        let value = Timespec::try_from(wait).unwrap_or(Timespec { tv_sec: 1, tv_nsec: 0 });
-        let once = Itimerspec { it_interval: Timespec { tv_sec: 0, tv_nsec: 0 }, it_value: value };
-        rustix::time::timerfd_settime(&self.timer, TimerfdTimerFlags::empty(), &once)
-            .map_err(|errno| Fault::Backend(format!("the timer of its limits: {errno}")))?;
-        Ok(true)
-    }
-
-    fn took(&mut self, bytes: u64) {
-        if let Some(bucket) = &mut self.operations {
-            bucket.take(1);
-        }
-        if let Some(bucket) = &mut self.bytes {
-            bucket.take(bytes);
-        }
-    }
-}
-
 impl Requests {
     /// The service of `image`.
     ///
@@ -91,7 +49,7 @@ impl Requests {
     pub fn new(image: Image, spec: &DiskSpec) -> io::Result<Self> {
         let mut serial = [0; LONGEST_SERIAL];
         serial.iter_mut().zip(spec.serial.bytes()).for_each(|(to, from)| *to = from);
-        Ok(Self { image, serial, limits: Limits::new(spec)? })
+        Ok(Self { image, serial, limits: Limits::new(spec.operations, spec.bandwidth)? })
     }
 
     /// Does one request; gives the bytes that were written to the guest's memory, with the status.
@@ -200,7 +158,7 @@ impl Service for Requests {
         let Some(Some(ring)) = rings.get_mut(queue) else { return Ok(Served::All) };
         let mut served = Served::All;
         loop {
-            if self.limits.must_wait()? {
+            if self.limits.must_wait().map_err(|error| backend("the timer of its limits", &error))? {
                 served = Served::Waits;
                 break;
             }
@@ -213,12 +171,11 @@ impl Service for Requests {
     }
 
     fn sources(&self) -> Vec<BorrowedFd<'_>> {
-        vec![self.limits.timer.as_fd()]
+        vec![self.limits.as_fd()]
     }
 
     fn ready(&mut self, _: &mut [Option<Ring>], _: usize) -> Result<(), Fault> {
-        let mut count = [0; 8];
-        let _ = rustix::io::read(&self.limits.timer, &mut count);
+        self.limits.ring();
         Ok(())
     }
 }

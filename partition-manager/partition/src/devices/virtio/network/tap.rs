@@ -49,10 +49,14 @@ impl Tap {
         Ok(Self { file: descriptor.into(), tap: true })
     }
 
-    #[cfg(test)]
-    pub(super) fn socket(descriptor: OwnedFd) -> Self {
-        rustix::io::ioctl_fionbio(&descriptor, true).unwrap();
-        Self { file: descriptor.into(), tap: false }
+    /// Takes one end of a socket pair of datagrams, each a frame with its header: for tests, which have the other
+    /// end. It takes no orders.
+    ///
+    /// # Errors
+    /// When it cannot be set not to block.
+    pub fn socket(descriptor: OwnedFd) -> io::Result<Self> {
+        rustix::io::ioctl_fionbio(&descriptor, true)?;
+        Ok(Self { file: descriptor.into(), tap: false })
     }
 
     /// Says what frames may leave undone, [`offload`].

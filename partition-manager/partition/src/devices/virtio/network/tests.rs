@@ -44,7 +44,7 @@ fn bench(spec: &NetworkSpec, features: u64) -> Bench {
     for _ in 0..spec.taps() * usize::from(spec.queues) {
         let (near, other) = UnixDatagram::pair().unwrap();
         other.set_read_timeout(Some(std::time::Duration::from_secs(20))).unwrap();
-        taps.push(Tap::socket(near.into()));
+        taps.push(Tap::socket(near.into()).unwrap());
         far.push(other);
     }
     let model = Network::new(spec);
