@@ -5,7 +5,9 @@
 //! ratio beside the noise of the floor against itself does.
 
 mod brought_up;
+mod devices;
 mod measure;
+mod memory;
 mod peer;
 mod report;
 mod scale;
@@ -15,7 +17,9 @@ mod subject;
 
 use anyhow::{Context, Result};
 use clap::Parser;
-use measure::{MemoryFigure, StopFigure};
+use devices::DeviceFigure;
+use measure::StopFigure;
+use memory::MemoryFigure;
 use scale::Scale;
 use statistics::Figure;
 use std::path::PathBuf;
@@ -25,7 +29,7 @@ use storm::StormFigure;
 /// Measures a partition against the bare floor, in one run.
 #[derive(Debug, Parser)]
 struct Arguments {
-    /// Rounds of each figure; every subject takes its turn in each.
+    /// Rounds of each figure, for some a quarter of them; every subject takes its turn in each.
     #[arg(long, default_value_t = 40, value_parser = clap::value_parser!(u16).range(1..=1000))]
     rounds: u16,
     /// Directory of the binaries; by default that of this one.
@@ -44,6 +48,9 @@ struct Arguments {
     /// Measure only what a storm in one partition does to another.
     #[arg(long, conflicts_with_all = ["scale", "start"])]
     storm: bool,
+    /// Measure instead disk and adapter of a Linux partition against those of QEMU's microvm, both in the testbed.
+    #[arg(long, conflicts_with_all = ["scale", "start", "storm", "peer"])]
+    devices: bool,
     /// Measure instead how a frame fills with this many partitions.
     #[arg(long, value_name = "PARTITIONS", value_parser = clap::value_parser!(u16).range(1..=1000))]
     scale: Option<u16>,
@@ -86,6 +93,7 @@ pub struct Results {
     memory: Vec<MemoryFigure>,
     races: Vec<Race>,
     storm: Option<StormFigure>,
+    devices: Vec<DeviceFigure>,
     scale: Option<Scale>,
 }
 
@@ -96,6 +104,7 @@ impl Results {
             && self.memory.iter().all(|one| one.promised_kib.is_none_or(|promised| one.overhead_kib <= promised))
             && self.races.iter().all(Race::holds)
             && self.storm.as_ref().is_none_or(StormFigure::holds)
+            && self.devices.iter().all(DeviceFigure::holds)
             && self.scale.as_ref().is_none_or(Scale::holds)
     }
 }
@@ -121,6 +130,10 @@ fn main() -> Result<ExitCode> {
     let directory = arguments.bin.clone().or_else(|| own.parent().map(Into::into)).context("no directory")?;
     let results = match arguments.scale {
         Some(count) => Results { scale: Some(scale::measure(&directory, count.into())?), ..Results::default() },
+        None if arguments.devices => {
+            let (devices, memory) = devices::measure(&directory, usize::from(arguments.rounds).div_ceil(4))?;
+            Results { devices, memory, ..Results::default() }
+        }
         None => ratios(&directory, &arguments)?,
     };
     if arguments.json {
@@ -160,7 +173,7 @@ fn ratios(directory: &std::path::Path, arguments: &Arguments) -> Result<Results>
     let stops = measure::stop(&subjects, rounds)?;
     let memory = measure::memory(&subjects, &peers)?;
     let races = races(&figures, &memory);
-    Ok(Results { figures, stops, memory, races, storm, scale: None })
+    Ok(Results { figures, stops, memory, races, storm, ..Results::default() })
 }
 
 #[cfg(test)]

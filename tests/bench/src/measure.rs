@@ -1,6 +1,7 @@
 //! The figures.
 
 use crate::brought_up::{self, BroughtUp};
+use crate::memory::{self, MemoryFigure};
 use crate::peer::Peer;
 use crate::statistics::{Figure, Samples};
 use crate::subject::{Run, Setup, Subjects};
@@ -243,19 +244,6 @@ pub fn stop(subjects: &Subjects, rounds: usize) -> Result<Vec<StopFigure>> {
     Ok(figures)
 }
 
-/// Proportional memory of one monitor process, without guest memory.
-#[derive(Debug, serde::Serialize)]
-pub struct MemoryFigure {
-    /// Whose.
-    pub subject: String,
-    /// Kibibytes.
-    pub overhead_kib: u64,
-    /// What the specification promises, at most.
-    pub promised_kib: Option<u64>,
-    /// The largest parts: mapping and kibibytes.
-    pub parts: Vec<(String, u64)>,
-}
-
 /// Measures [`MemoryFigure`] of the partition and of the peers while the guest beats.
 ///
 /// # Errors
@@ -264,33 +252,10 @@ pub fn memory(subjects: &Subjects, peers: &[Peer]) -> Result<Vec<MemoryFigure>> 
     let measure = |who: Who<'_>, subject: &str, promised_kib| {
         let mut run = who.start(subjects, &setup(""))?;
         run.until("ready")?;
-        let (overhead_kib, parts) = overhead(run.child.id())?;
+        let (overhead_kib, parts) =
+            memory::overhead(&std::fs::read_to_string(format!("/proc/{}/smaps", run.child.id()))?, MEMORY >> 10)?;
         Ok(MemoryFigure { subject: subject.to_owned(), overhead_kib, promised_kib, parts })
     };
     let ours = measure(Who::Partition, "partition", Some(2048));
     [ours].into_iter().chain(peers.iter().map(|peer| measure(Who::Peer(peer), &peer.name, None))).collect()
-}
-
-/// Proportional memory of a process in kibibytes without its guest's memory, which is the mapping of just that
-/// size; and its largest parts.
-fn overhead(pid: u32) -> Result<(u64, Vec<(String, u64)>)> {
-    let smaps = std::fs::read_to_string(format!("/proc/{pid}/smaps"))?;
-    let mut parts = std::collections::BTreeMap::<String, u64>::new();
-    let (mut mapping, mut is_guest) = (String::new(), false);
-    for line in smaps.lines() {
-        let mut words = line.split_whitespace();
-        let first = words.next().unwrap_or_default();
-        if first.contains('-') && !first.ends_with(':') {
-            mapping = words.nth(4).unwrap_or("anonymous").to_owned();
-        } else if first == "Size:" {
-            is_guest = words.next().unwrap_or_default().parse() == Ok(MEMORY >> 10) || mapping.contains("guest-memory");
-        } else if first == "Pss:" && !is_guest {
-            *parts.entry(mapping.clone()).or_default() += words.next().unwrap_or_default().parse::<u64>()?;
-        }
-    }
-    let overhead_kib = parts.values().sum();
-    let mut parts: Vec<(String, u64)> = parts.into_iter().filter(|(_, kib)| *kib > 0).collect();
-    parts.sort_by_key(|(_, kib)| std::cmp::Reverse(*kib));
-    parts.truncate(8);
-    Ok((overhead_kib, parts))
 }

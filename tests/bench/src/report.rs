@@ -1,7 +1,9 @@
 //! The results as text: a table of ratios first, then what is no ratio.
 
 use crate::Results;
-use crate::measure::{MemoryFigure, StopFigure};
+use crate::devices::DeviceFigure;
+use crate::measure::StopFigure;
+use crate::memory::MemoryFigure;
 use crate::scale::Scale;
 use crate::statistics::Figure;
 use crate::storm::StormFigure;
@@ -30,7 +32,8 @@ pub fn text(results: &Results) -> String {
             verdict(race.holds())
         );
     }
-    if results.races.is_empty() && !results.memory.is_empty() {
+    devices(&mut out, &results.devices);
+    if results.races.is_empty() && results.devices.is_empty() && !results.memory.is_empty() {
         out.push_str("no other monitor was found to compare with (--peer NAME=PATH names one)\n");
     }
     if let Some(one) = &results.storm {
@@ -137,6 +140,24 @@ fn storm(out: &mut String, one: &StormFigure) {
         verdict(one.holds()),
         one.again / one.quiet
     );
+}
+
+fn devices(out: &mut String, figures: &[DeviceFigure]) {
+    for one in figures {
+        let _ = writeln!(out, "{}, {}; the partition to itself: {:.3}", one.load, one.unit, one.noise);
+        let _ = writeln!(out, "  {:<22}{:>11.1}", one.subject, one.own);
+        for (other, rate) in &one.others {
+            let _ = writeln!(out, "  {other:<22}{rate:>11.1}");
+        }
+        let (low, high) = one.ratio_between;
+        let _ = writeln!(
+            out,
+            "  to the best other: {:.3} ({low:.3} - {high:.3} in 9 of 10) of at least {:.2}  {}",
+            one.ratio,
+            one.promised,
+            verdict(one.holds())
+        );
+    }
 }
 
 fn scale(out: &mut String, all: &Scale) {

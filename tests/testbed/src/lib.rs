@@ -13,7 +13,7 @@ mod error;
 pub mod guest;
 pub mod host;
 pub mod modules;
-mod program;
+pub mod program;
 pub mod qemu;
 pub mod skips;
 mod testbed;

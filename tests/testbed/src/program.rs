@@ -10,7 +10,7 @@ use crate::cpio::Archive;
 ///
 /// # Errors
 /// [`Error::File`], [`Error::Program`] and [`Error::Archive`].
-pub(crate) fn put_program(archive: &mut Archive, here: &Path, there: &str) -> Result<(), Error> {
+pub fn put_program(archive: &mut Archive, here: &Path, there: &str) -> Result<(), Error> {
     put_file(archive, here, there)?;
     for library in libraries_of(here)? {
         put_file(archive, &library, &library.to_string_lossy())?;
@@ -19,7 +19,7 @@ pub(crate) fn put_program(archive: &mut Archive, here: &Path, there: &str) -> Re
 }
 
 /// Puts the host's file `here` at `there`, with its own permission bits.
-pub(crate) fn put_file(archive: &mut Archive, here: &Path, there: &str) -> Result<(), Error> {
+pub fn put_file(archive: &mut Archive, here: &Path, there: &str) -> Result<(), Error> {
     use std::os::unix::fs::PermissionsExt;
     let content = std::fs::read(here).map_err(Error::file("read", here))?;
     let mode = std::fs::metadata(here).map_err(Error::file("read", here))?.permissions().mode();
@@ -28,7 +28,7 @@ pub(crate) fn put_file(archive: &mut Archive, here: &Path, there: &str) -> Resul
 }
 
 /// The loader and the libraries that the dynamic linker would map for `file`; none if it is no dynamic executable.
-pub(crate) fn libraries_of(file: &Path) -> Result<Vec<PathBuf>, Error> {
+pub fn libraries_of(file: &Path) -> Result<Vec<PathBuf>, Error> {
     let output = Command::new("ldd").arg(file).env("LC_ALL", "C").output();
     let output =
         output.map_err(|error| Error::Program { program: "ldd".to_owned(), why: format!("cannot be run: {error}") })?;
