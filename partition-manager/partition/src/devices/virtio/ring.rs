@@ -6,7 +6,7 @@
 use super::interrupter::Interrupter;
 use crate::devices::pci::freeze::Fault;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{Ordering, fence};
 use virtio_queue::{Queue, QueueOwnedT, QueueT};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, VolatileSlice};
 
@@ -73,6 +73,8 @@ pub struct Ring {
     interrupter: Arc<Interrupter>,
     /// Whether something was given back since the driver was last interrupted.
     used: bool,
+    /// Index of the used ring when it was last considered to interrupt the driver.
+    considered: u16,
 }
 
 /// Flag of the available ring: the driver wants no interrupts (virtio 1.2, section 2.7.6).
@@ -92,7 +94,8 @@ impl Ring {
         if !queue.is_valid(&memory) {
             return Err(Fault::Queue { queue: index, why: "its rings are not in the partition's memory".into() });
         }
-        Ok(Self { index, queue, memory, interrupter, used: false })
+        let considered = queue.next_used();
+        Ok(Self { index, queue, memory, interrupter, used: false, considered })
     }
 
     /// The number of the queue.
@@ -159,6 +162,28 @@ impl Ring {
         self.queue.add_used(&self.memory, head, written).map_err(|error| self.fault(&error))
     }
 
+    /// Gives requests back, each with the bytes that the device wrote, so that the driver sees all of them or none: it
+    /// takes a frame in several buffers for broken when one is not there yet (virtio 1.2, section 5.1.6.4).
+    ///
+    /// # Errors
+    /// [`Fault::Queue`].
+    pub fn complete_together(&mut self, requests: &[(u16, u32)]) -> Result<(), Fault> {
+        let Some(((last, last_written), others)) = requests.split_last() else { return Ok(()) };
+        let mut next = self.queue.next_used();
+        for (head, written) in others {
+            // Of the split ring: flags and index, then elements of index and length (section 2.7.8).
+            let place = next.checked_rem(self.queue.size()).unwrap_or(0);
+            let element = GuestAddress(self.queue.used_ring() + 4 + u64::from(place) * 8);
+            let bytes = (u64::from(*head) | u64::from(*written) << 32).to_le_bytes();
+            let wild = |_| Fault::Address { queue: self.index, address: element.0, bytes: 8 };
+            self.memory.write_slice(&bytes, element).map_err(wild)?;
+            next = next.wrapping_add(1);
+        }
+        // The index moves with the last one, past all.
+        self.queue.set_next_used(next);
+        self.complete(*last, *last_written)
+    }
+
     /// Interrupts the driver, if it wants to hear of what was given back.
     ///
     /// # Errors
@@ -167,18 +192,29 @@ impl Ring {
         if !std::mem::take(&mut self.used) {
             return Ok(());
         }
-        let wanted = self.queue.needs_notification(&self.memory).map_err(|error| self.fault(&error))?;
-        if wanted && (self.queue.event_idx_enabled() || !self.is_silenced()?) {
+        let considered = std::mem::replace(&mut self.considered, self.queue.next_used());
+        // What was given back is there before it is looked what the driver wants to hear of.
+        fence(Ordering::SeqCst);
+        let wanted = if self.queue.event_idx_enabled() {
+            // The driver names an index: whether the ring's moved past it (section 2.7.10).
+            let event = self.driver_word(4 + u64::from(self.queue.size()) * 2)?;
+            let (new, old) = (self.considered, considered);
+            new.wrapping_sub(event).wrapping_sub(1) < new.wrapping_sub(old)
+        } else {
+            self.driver_word(0)? & NO_INTERRUPT == 0
+        };
+        if wanted {
             self.interrupter.queue(self.index);
         }
         Ok(())
     }
 
-    fn is_silenced(&self) -> Result<bool, Fault> {
-        let flags = GuestAddress(self.queue.avail_ring());
-        let wild = |_| Fault::Address { queue: self.index, address: flags.0, bytes: 2 };
-        let flags: u16 = self.memory.load(flags, Ordering::Acquire).map_err(wild)?;
-        Ok(u16::from_le(flags) & NO_INTERRUPT != 0)
+    /// A word of the available ring, `offset` bytes from its beginning.
+    fn driver_word(&self, offset: u64) -> Result<u16, Fault> {
+        let address = GuestAddress(self.queue.avail_ring() + offset);
+        let wild = |_| Fault::Address { queue: self.index, address: address.0, bytes: 2 };
+        let word: u16 = self.memory.load(address, Ordering::Acquire).map_err(wild)?;
+        Ok(u16::from_le(word))
     }
 
     /// Asks the driver to say when it adds requests. Whether some were added before it could know.

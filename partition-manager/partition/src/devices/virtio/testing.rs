@@ -283,6 +283,22 @@ impl Driver {
         Used { head: word as u16, written: (word >> 32) as u32 }
     }
 
+    /// Looks without a pause until requests have come back, and takes them; how many were seen at first.
+    pub(crate) fn first_seen(&mut self, queue: usize) -> u16 {
+        let laid = &mut self.queues[queue];
+        let (at, begin) = (GuestAddress(laid.device + 2), Instant::now());
+        loop {
+            let index: u16 = self.memory.load(at, std::sync::atomic::Ordering::SeqCst).unwrap();
+            let seen = index.wrapping_sub(laid.used);
+            if seen != 0 {
+                laid.used = index;
+                return seen;
+            }
+            assert!(begin.elapsed() < Duration::from_secs(20), "no request came back");
+            std::hint::spin_loop();
+        }
+    }
+
     /// Waits until the device is frozen; gives what froze it.
     pub(crate) fn wait_frozen(&self) -> Fault {
         wait("the freeze", || self.function.freezer().is_frozen().then_some(()));

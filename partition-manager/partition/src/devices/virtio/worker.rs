@@ -280,11 +280,15 @@ impl Body {
                 return Ok(());
             }
             self.service.ready(&mut self.rings, source as usize)?;
-            return (0..self.rings.len() as u64).try_for_each(|queue| self.handle(queue));
+            return (0..self.rings.len()).try_for_each(|queue| self.serve(queue));
         }
-        let queue = token as usize;
-        let Some(kick) = self.kicks.get(queue) else { return Ok(()) };
-        let _ = kick.read();
+        if let Some(kick) = self.kicks.get(token as usize) {
+            let _ = kick.read();
+        }
+        self.serve(token as usize)
+    }
+
+    fn serve(&mut self, queue: usize) -> Result<(), Fault> {
         if self.freezer.is_frozen() {
             return Ok(());
         }
@@ -300,7 +304,9 @@ impl Body {
             }
         }
         // There is more, but others have their turn first.
-        let _ = kick.write(1);
+        if let Some(kick) = self.kicks.get(queue) {
+            let _ = kick.write(1);
+        }
         Ok(())
     }
 }

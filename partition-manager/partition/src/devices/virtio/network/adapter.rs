@@ -339,6 +339,7 @@ fn deliver(
     head.iter_mut().skip(10).zip(count.to_le_bytes()).for_each(|(to, from)| *to = from);
     let head = head.get(..length).unwrap_or_default();
     let (mut at, mut left) = (0usize, whole);
+    let mut used = Vec::with_capacity(chains.len());
     for chain in &chains {
         let here = chain.writable_bytes().min(left);
         let end = at + here as usize;
@@ -346,9 +347,10 @@ fn deliver(
         let from_rest = rest.get(at.max(length) - length..end.max(length) - length).unwrap_or_default();
         ring.write(&chain.writable, 0, from_head)?;
         ring.write(&chain.writable, from_head.len() as u64, from_rest)?;
-        ring.complete(chain.head, here as u32)?;
+        used.push((chain.head, here as u32));
         (at, left) = (end, left - here);
     }
+    ring.complete_together(&used)?;
     Counters::count(&counters.received);
     done
 }

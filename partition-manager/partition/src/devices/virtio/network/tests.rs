@@ -168,6 +168,17 @@ fn a_large_frame_is_given_in_several_buffers() {
 }
 
 #[test]
+fn the_driver_sees_all_buffers_of_a_frame_or_none() {
+    let mut bench = bench(&spec(Attachment::PerVlan), MERGEABLE);
+    let whole = frame([255; 6], OTHER, &[&[8, 0], &[7; 2500][..]].concat());
+    for _ in 0..200 {
+        (0..3).for_each(|head| drop(bench.driver.submit(RECEIVING, head, &[], &[1000])));
+        bench.arrive(0, &[0; 12], &whole);
+        assert_eq!(bench.driver.first_seen(RECEIVING), 3);
+    }
+}
+
+#[test]
 fn frames_wait_for_buffers_in_their_order() {
     let mut bench = bench(&spec(Attachment::PerVlan), 0);
     for number in 0..40u8 {
