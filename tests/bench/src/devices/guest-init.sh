@@ -16,6 +16,8 @@ for word in $(cat /proc/cmdline); do
     esac
 done
 adapter=$(basename /sys/class/net/e*)
+echo 0 >/proc/sys/net/ipv4/tcp_slow_start_after_idle
+echo 0 >/sys/module/tcp_cubic/parameters/hystart
 ip link set "$adapter" up
 ip addr add "$address/24" dev "$adapter"
 echo "$name: $(cat /sys/block/vda/size) sectors, adapter $adapter, clock $(cat /sys/devices/system/clocksource/clocksource0/current_clocksource)"

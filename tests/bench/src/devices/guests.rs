@@ -63,6 +63,12 @@ fn link(testbed: &mut Testbed, number: usize) -> Result<()> {
 /// Makes what all need: modules and the image, which is written whole.
 pub fn prepare(testbed: &mut Testbed) -> Result<()> {
     succeeds(testbed, "modprobe tun && modprobe bridge && modprobe veth")?;
+    // Only the link's own end answers for its address: no guest shall have a shorter way, by its bridge itself.
+    succeeds(testbed, "echo 1 > /proc/sys/net/ipv4/conf/all/arp_ignore")?;
+    // While the others have their turns a connection idles; that shall not make its next stream begin slowly.
+    succeeds(testbed, "echo 0 > /proc/sys/net/ipv4/tcp_slow_start_after_idle")?;
+    // It ends the slow start early where acknowledgements come quickly, and keeps a stream slow for long then.
+    succeeds(testbed, "echo 0 > /sys/module/tcp_cubic/parameters/hystart")?;
     succeeds(testbed, &format!("dd if=/dev/urandom of={IMAGE} bs=1M count={IMAGE_MIB} 2>/dev/null"))?;
     Ok(())
 }
