@@ -149,6 +149,10 @@ registry! {
         "The guest's kernel panicked; the partition is in Error.",
         "A defect of the guest's kernel or of its drivers, or memory that was changed beneath it.",
         "Look at its console and at the registers in the event; activate it again. With `panic_device = false` the guest does after a panic what its own settings say.";
+    GuestHung = "B200000C", Unrecoverable, Partition,
+        "The guest hung: it did not reload its watchdog in the time that it had set itself, counted without what its processors had to wait for the host.",
+        "A defect of the guest's kernel or of its drivers, or the program that reloads the watchdog is gone.",
+        "Look at its console and at the registers in the event. With `watchdog = \"restart\"` it was started again; otherwise activate it.";
     ManagerStarted = "C7000001", Informational, Frame,
         "The partition manager is in control.",
         "The frame was brought up, or a manager replaced one that was lost.", "None.";

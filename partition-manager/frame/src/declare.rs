@@ -1,7 +1,7 @@
 //! What is declared: the frame file as plain data, after every rule has been checked.
 
 use crate::cpuset::CpuSet;
-use crate::launch::InterruptMode;
+use crate::launch::{InterruptMode, WatchdogAction};
 use crate::mac::Mac;
 use crate::name::Name;
 use crate::storm::Limit;
@@ -99,6 +99,8 @@ pub struct Partition {
     pub exit_device: bool,
     /// Whether its kernel can say that it panicked, which ends it.
     pub panic_device: bool,
+    /// What becomes of it when its watchdog expires; it has none when absent.
+    pub watchdog: Option<WatchdogAction>,
     /// Where its interrupt controllers are.
     pub interrupts: InterruptMode,
     /// How often each interrupt source of its devices may be raised.

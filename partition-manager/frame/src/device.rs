@@ -31,6 +31,8 @@ pub const MTU: u16 = 1500;
 pub const ENTROPY: &str = "entropy";
 /// Slot of the source of random numbers.
 pub const ENTROPY_SLOT: u8 = 1;
+/// Slot of the watchdog.
+pub const WATCHDOG_SLOT: u8 = 2;
 /// First slot of what has none of its own; those below are for devices of which there is one.
 pub const FIRST_FREE_SLOT: u8 = 8;
 

@@ -141,6 +141,8 @@ pub struct Settings {
     /// Whether a panic of its kernel ends it, with its registers kept; true when left out. Otherwise the kernel does
     /// what its own settings say.
     pub panic_device: Option<bool>,
+    /// Whether it has a watchdog, and what becomes of it when that expires; "none" when left out.
+    pub watchdog: Option<Watchdog>,
     /// Where its interrupt controllers are; "kernel" when left out.
     pub interrupts: Option<Interrupts>,
     /// How often each interrupt source of its devices may be raised.
@@ -362,6 +364,18 @@ pub enum WhenInactive {
     Hold,
     /// Nothing.
     Release,
+}
+
+/// What becomes of a partition whose guest does not reload its watchdog in time.
+#[derive(Clone, Copy, Debug, JsonSchema)]
+#[schemars(rename_all = "snake_case")]
+pub enum Watchdog {
+    /// It has no watchdog.
+    None,
+    /// It is started again.
+    Restart,
+    /// It stays in Error.
+    Error,
 }
 
 /// Where the interrupt controllers of a partition are.

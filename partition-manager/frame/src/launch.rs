@@ -50,6 +50,9 @@ pub struct LaunchSpec {
     pub exit_device: bool,
     /// Whether the guest's kernel can say that it panicked, which ends the partition.
     pub panic_device: bool,
+    /// What becomes of it when its watchdog expires; it has none when absent.
+    #[serde(default)]
+    pub watchdog: Option<WatchdogAction>,
     /// Its devices on the PCI bus.
     pub devices: Vec<DeviceSpec>,
     /// Where its interrupt controllers are.
@@ -57,6 +60,16 @@ pub struct LaunchSpec {
     /// How often each interrupt source of its devices may be raised.
     #[serde(default)]
     pub interrupt_limit: Limit,
+}
+
+/// What becomes of a partition whose watchdog expires.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WatchdogAction {
+    /// It is started again.
+    Restart,
+    /// It stays in Error.
+    Error,
 }
 
 /// Where the interrupt controllers of a partition are: its local APICs and its I/O APIC.
@@ -186,6 +199,8 @@ pub enum Descriptor {
     Module(usize),
     /// The eventfd of entry `n` of [`LaunchSpec::interrupts`].
     Interrupt(usize),
+    /// The directory of the process's threads in the host's `/proc`, where it has a watchdog.
+    Tasks,
     /// Number `part` of those of entry `device` of [`LaunchSpec::devices`].
     Device {
         /// The device.
@@ -261,6 +276,7 @@ impl LaunchSpec {
             all.extend((0..modules.len()).map(Descriptor::Module));
         }
         all.extend((0..self.interrupts.len()).map(Descriptor::Interrupt));
+        all.extend(self.watchdog.map(|_| Descriptor::Tasks));
         for (device, spec) in self.devices.iter().enumerate() {
             all.extend((0..spec.kind.descriptors()).map(|part| Descriptor::Device { device, part }));
         }
@@ -404,6 +420,7 @@ mod tests {
             pit: None,
             exit_device: false,
             panic_device: false,
+            watchdog: None,
             devices: vec![],
             interrupt_mode: InterruptMode::default(),
             interrupt_limit: Limit::default(),

@@ -131,6 +131,11 @@ pub enum Cause {
     TripleFault,
     /// The guest's kernel said that it panicked ([`crate::platform::PANIC_PORT`]).
     Panicked,
+    /// The guest did not reload its watchdog in the time that it had set itself.
+    Watchdog {
+        /// Whether the partition is to be started again.
+        restart: bool,
+    },
     /// KVM could not go on (`KVM_EXIT_INTERNAL_ERROR`).
     InternalError {
         /// `KVM_INTERNAL_ERROR_*`.
@@ -175,6 +180,7 @@ impl std::fmt::Display for Cause {
             Self::Exit { status } => write!(f, "the guest ended with exit status {status}"),
             Self::TripleFault => f.write_str("the guest took a triple fault"),
             Self::Panicked => f.write_str("the guest's kernel panicked"),
+            Self::Watchdog { .. } => f.write_str("the guest hung: it did not reload its watchdog in time"),
             Self::InternalError { suberror } => {
                 write!(f, "KVM could not emulate or run the guest (internal error, suberror {suberror})")
             }

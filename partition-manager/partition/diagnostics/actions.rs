@@ -15,6 +15,7 @@ use crate::probe;
 use crate::processors;
 use crate::ring0;
 use crate::state::State;
+use crate::watchdog::Watchdog;
 
 /// Most exits that one command measures: minutes on the slowest host.
 const EXITS_LIMIT: u64 = 10_000_000;
@@ -98,6 +99,7 @@ pub fn perform(state: &mut State, command: Command) {
         Command::Disk(errand, slot, sector) => devices::disk(errand, slot, sector, line),
         Command::Requests(slot, count) => devices::requests(slot, count, line),
         Command::Misdrive(slot, misdeed) => devices::misdrive(slot, misdeed, line),
+        Command::Watchdog(milliseconds) => watch(state, milliseconds, line),
         Command::IgnoreNmi => {
             state.ignoring_nmi = true;
             line.text("NMIs will only be counted");
@@ -108,6 +110,24 @@ pub fn perform(state: &mut State, command: Command) {
         }
     }
     console::say(&answer);
+}
+
+fn watch(state: &mut State, milliseconds: u64, line: &mut Line) {
+    match Watchdog::find() {
+        None => {
+            line.text("refused: there is no watchdog; the frame file says watchdog = \"restart\" to have one");
+        }
+        Some(watchdog) if milliseconds == 0 => {
+            watchdog.disarm();
+            state.watchdog = None;
+            line.text("watchdog=").number(0);
+        }
+        Some(watchdog) => {
+            watchdog.arm(milliseconds);
+            state.watchdog = Some(watchdog);
+            line.text("watchdog=").number(milliseconds).field("lock", watchdog.lock().into());
+        }
+    }
 }
 
 fn info(state: &State, line: &mut Line) {

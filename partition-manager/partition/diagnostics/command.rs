@@ -59,6 +59,8 @@ pub enum Command {
     Requests(u64, u64),
     /// Do this to the device in this slot.
     Misdrive(u64, Misdeed),
+    /// Arm the watchdog with this time, milliseconds, and reload it at each beat; 0 disarms it.
+    Watchdog(u64),
     /// Only count NMIs, even when hung.
     IgnoreNmi,
     /// Only count presses of the power button.
@@ -140,7 +142,7 @@ pub enum Mistake {
 pub const HELP: &str = "help info beats reset-beats off exit N reboot crash triple-fault hang spin idle exits N wild ADDRESS \
                         dirty MIB digest storm N ipi N lateness N deny approve ignore-nmi ignore-button devices reset SLOT random SLOT \
                         disk-read SLOT SECTOR disk-write SLOT SECTOR disk-flush SLOT disk-discard SLOT SECTOR \
-                        disk-zero SLOT SECTOR requests SLOT N misdrive SLOT MISDEED";
+                        disk-zero SLOT SECTOR requests SLOT N misdrive SLOT MISDEED watchdog MS";
 
 /// Reads a line: words between blanks.
 ///
@@ -201,6 +203,7 @@ fn build(word: &[u8], argument: Option<&[u8]>, second: Option<&[u8]>) -> Result<
         b"storm" => return number().map(Command::Storm),
         b"ipi" => return number().map(Command::Ipi),
         b"lateness" => return number().map(Command::Lateness),
+        b"watchdog" => return number().map(Command::Watchdog),
         b"help" => Command::Help,
         b"info" => Command::Info,
         b"beats" => Command::Beats,
@@ -267,6 +270,6 @@ mod tests {
             assert_ne!(parse(word.as_bytes()), Err(Mistake::Unknown), "{word}");
             named += 1;
         }
-        assert_eq!(named, 33);
+        assert_eq!(named, 34);
     }
 }

@@ -27,6 +27,7 @@ mod ring0;
 mod start;
 mod state;
 mod virtio;
+mod watchdog;
 
 use core::sync::atomic::Ordering::{Acquire, Relaxed};
 

@@ -7,6 +7,7 @@ use crate::console::{self, Input, Line, Received};
 use crate::options::Options;
 use crate::platform;
 use crate::start::Start;
+use crate::watchdog::Watchdog;
 use crate::{apic, clock, probe, processors, ring0};
 
 /// Everything the boot processor decides by.
@@ -29,6 +30,8 @@ pub struct State {
     pub clock: &'static str,
     /// Whether the frame's communication channel is there.
     pub channel: bool,
+    /// The watchdog that each beat reloads.
+    pub watchdog: Option<Watchdog>,
     /// Time stamp when beats were last counted from nothing.
     pub since: u64,
     input: Input,
@@ -49,6 +52,7 @@ impl State {
             ignoring_button: false,
             clock: "",
             channel: false,
+            watchdog: None,
             since: 0,
             input: Input::new(),
             serial_seen: u64::MAX,
@@ -118,9 +122,14 @@ impl State {
             acpi::power_off();
         }
         let beats = processors::record(0).total();
-        if self.channel && beats != self.beats_seen {
+        if beats != self.beats_seen {
             self.beats_seen = beats;
-            self.read_request();
+            if self.channel {
+                self.read_request();
+            }
+            if let Some(watchdog) = &self.watchdog {
+                watchdog.reload();
+            }
         }
         let serial = probe::pin_interrupts(platform::SERIAL_GSI);
         if serial == self.serial_seen {

@@ -28,6 +28,8 @@ pub struct Descriptors {
     pub modules: Vec<File>,
     /// The eventfds of the interrupt sources, in the specification's order.
     pub interrupts: Vec<OwnedFd>,
+    /// The directory of this process's threads.
+    pub tasks: Option<OwnedFd>,
     /// Those of each device, in the specification's order; the device itself knows what they must be.
     pub devices: Vec<Vec<OwnedFd>>,
 }
@@ -96,6 +98,7 @@ fn purpose(of: Descriptor) -> String {
         Descriptor::Initrd => "the initial RAM disk".to_owned(),
         Descriptor::Module(index) => format!("module {index}"),
         Descriptor::Interrupt(index) => format!("interrupt source {index}"),
+        Descriptor::Tasks => "the directory of the process's threads".to_owned(),
         Descriptor::Device { device, part } => format!("part {part} of device {device}"),
     }
 }
@@ -113,7 +116,7 @@ impl Descriptors {
         }
         let (mut kvm, mut record, mut doorbell) = (None, None, None);
         let (mut memory, mut modules, mut interrupts) = (Vec::new(), Vec::new(), Vec::new());
-        let (mut kernel, mut initrd) = (None, None);
+        let (mut kernel, mut initrd, mut tasks) = (None, None, None);
         let mut devices: Vec<Vec<OwnedFd>> = spec.devices.iter().map(|_| vec![]).collect();
         for (descriptor, of) in given.into_iter().zip(purposes) {
             match of {
@@ -151,6 +154,10 @@ impl Descriptors {
                     eventfd(&descriptor, of)?;
                     interrupts.push(descriptor);
                 }
+                Descriptor::Tasks => {
+                    needs_type(&descriptor, of, FileType::Directory, "a directory")?;
+                    tasks = Some(descriptor);
+                }
                 Descriptor::Device { device, .. } => {
                     if let Some(its) = devices.get_mut(device) {
                         its.push(descriptor);
@@ -159,7 +166,7 @@ impl Descriptors {
             }
         }
         let (Some(kvm), Some(record), Some(doorbell)) = (kvm, record, doorbell) else { return Err(count.into()) };
-        Ok(Self { kvm, record, doorbell, memory, kernel, initrd, modules, interrupts, devices })
+        Ok(Self { kvm, record, doorbell, memory, kernel, initrd, modules, interrupts, tasks, devices })
     }
 }
 
@@ -260,6 +267,7 @@ mod tests {
             pit: None,
             exit_device: false,
             panic_device: false,
+            watchdog: None,
             devices: vec![],
             interrupt_mode: frame::launch::InterruptMode::default(),
             interrupt_limit: frame::storm::Limit::default(),

@@ -9,7 +9,7 @@ use crate::lifecycle::{Asked, Connection, Effect, Input, Lifecycle, Say};
 use crate::record::Record;
 use crate::vcpu::{Mailbox, Message};
 use crossbeam_channel::{Receiver, bounded};
-use frame::launch::{LaunchSpec, MOST_PROCESSORS};
+use frame::launch::{LaunchSpec, MOST_PROCESSORS, WatchdogAction};
 use frame::record::{Cause, Final};
 use frame::wire::{
     DeviceStatus, LARGEST_EPOCH, LARGEST_FIRST_EPOCH, LARGEST_INPUT, LARGEST_STEP, Packet, Report, Request, Welcome,
@@ -315,6 +315,10 @@ impl Driver {
                 Message::Stormed(stormed) => {
                     self.keep(Report::Stormed(stormed));
                     continue;
+                }
+                Message::Expired => {
+                    let action = self.partition.as_ref().and_then(|partition| partition.spec.watchdog);
+                    Input::Expired { restart: action == Some(WatchdogAction::Restart) }
                 }
                 Message::Finished(end) => {
                     Input::Finished { processor, cause: end.cause, registers: Box::new(end.registers) }

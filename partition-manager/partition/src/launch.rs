@@ -13,13 +13,15 @@ use crate::devices::slots::{self, SlotError};
 use crate::devices::timer::PmTimer;
 use crate::devices::virtio::freezer::Witness;
 use crate::devices::virtio::function::VirtioFunction;
+use crate::devices::watchdog::Watchdog;
+use crate::devices::watchdog::tasks::Tasks;
 use crate::devices::{self, Devices, DevicesError};
 use crate::diagnostics;
 use crate::memory::{Memory, MemoryError};
 use crate::record::Record;
 use crate::smbios;
 use crate::vcpu::affinity::{self, AffinityError};
-use crate::vcpu::{Handle, Mailbox, Message, Parts, kick};
+use crate::vcpu::{Bark, Handle, Mailbox, Message, Parts, kick};
 use crate::vm::processor::Kit;
 use crate::vm::{self, Vm, VmError};
 use crossbeam_channel::Receiver;
@@ -140,7 +142,9 @@ impl Partition {
         for (source, descriptor) in spec.interrupts.iter().zip(given.interrupts) {
             wired.extend(vm.interrupts.wire(vm::eventfd(descriptor), source.gsi)?);
         }
-        let extra = Extra { pit, exit_device: spec.exit_device, panic_device: spec.panic_device, functions, wired };
+        let watchdog = spec.watchdog.map(|_| watchdog(mailbox)).transpose()?;
+        let (exit_device, panic_device) = (spec.exit_device, spec.panic_device);
+        let extra = Extra { pit, exit_device, panic_device, watchdog: watchdog.clone(), functions, wired };
         let devices = devices(&vm, &record, given.doorbell, mailbox, extra)?;
         let count = spec.processors.len() as u32;
         let mut kit = Kit::new(&vm, &spec)?;
@@ -161,11 +165,15 @@ impl Partition {
             };
             processors.push(Handle::spawn(parts).map_err(system("a virtual processor's thread"))?);
         }
+        let mut threads = Vec::with_capacity(processors.len());
         for _ in &processors {
             // A thread that could not say so would have ended the process.
             let Ok((id, Message::Prepared(placed))) = messages.recv() else { break };
             let who = || format!("virtual processor {id}");
-            placed.map_err(|source| LaunchFailure::Affinity { who: who(), source })?;
+            threads.push(placed.map_err(|source| LaunchFailure::Affinity { who: who(), source })?);
+        }
+        if let (Some(watchdog), Some(directory)) = (&watchdog, &given.tasks) {
+            watchdog.watch(Tasks::open(directory, &threads));
         }
         Ok(Self { spec, record, devices, processors, record_file, memory, _vm: vm })
     }
@@ -204,6 +212,7 @@ struct Extra {
     pit: Option<Arc<Pit>>,
     exit_device: bool,
     panic_device: bool,
+    watchdog: Option<Arc<Watchdog>>,
     functions: Vec<(u8, Arc<VirtioFunction>)>,
     wired: Vec<Arc<dyn Timed>>,
 }
@@ -215,16 +224,36 @@ fn devices(
     mailbox: &Mailbox,
     extra: Extra,
 ) -> Result<Arc<Devices>, LaunchFailure> {
-    let Extra { pit, exit_device, panic_device, functions, wired } = extra;
+    let Extra { pit, exit_device, panic_device, watchdog, functions, wired } = extra;
     let console = Arc::new(Console::new(Arc::clone(record), doorbell, vm.interrupts.pulse(SERIAL_GSI)?));
     let channel = Arc::new(Channel::new(mailbox.wake.try_clone().map_err(system("a descriptor"))?));
     let sci = vm.interrupts.line(SCI_GSI);
     let rtc = Arc::new(Rtc::new(alarm(vm, RTC_GSI)?));
     let ioapic = vm.interrupts.ioapic();
     let timer = vm.interrupts.emulated().map(|_| PmTimer::new(crate::vcpu::alarm::now));
-    let parts =
-        devices::Parts { console, channel, sci, rtc, pit, timer, exit_device, panic_device, functions, ioapic, wired };
+    let parts = devices::Parts {
+        console,
+        channel,
+        sci,
+        rtc,
+        pit,
+        timer,
+        exit_device,
+        panic_device,
+        watchdog,
+        functions,
+        ioapic,
+        wired,
+    };
     Ok(Arc::new(Devices::new(parts)?))
+}
+
+/// The watchdog, whose expiry goes to the driver.
+fn watchdog(mailbox: &Mailbox) -> Result<Arc<Watchdog>, LaunchFailure> {
+    let alarm = Alarm::new(Box::new(Bark(mailbox.clone()))).map_err(system("a timer"))?;
+    let made = Watchdog::new(alarm, crate::vcpu::alarm::now);
+    let made = made.map_err(|error| system("the watchdog")(io::Error::other(error)))?;
+    Ok(Arc::new(made))
 }
 
 /// A timer on an interrupt.

@@ -103,6 +103,11 @@ pub enum Input {
     },
     /// The guest answered on the communication channel.
     Answered(ChannelAnswer),
+    /// The guest's watchdog has expired.
+    Expired {
+        /// Whether the partition is to be started again.
+        restart: bool,
+    },
     /// The time that [`Effect::Wait`] gave has passed.
     Elapsed,
 }
@@ -257,8 +262,15 @@ impl Lifecycle {
             Input::Answered(answer) if matches!(self.stage, Stage::Running { .. }) => {
                 vec![Effect::Report(Say::Channel(answer))]
             }
+            Input::Expired { restart } if matches!(self.stage, Stage::Running { .. }) => {
+                self.halt(Cause::Watchdog { restart }, None)
+            }
             Input::Elapsed => self.elapsed(),
-            Input::Launched { .. } | Input::NotLaunched { .. } | Input::Entered | Input::Answered(_) => Vec::new(),
+            Input::Launched { .. }
+            | Input::NotLaunched { .. }
+            | Input::Entered
+            | Input::Answered(_)
+            | Input::Expired { .. } => Vec::new(),
         }
     }
 

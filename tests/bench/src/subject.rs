@@ -149,6 +149,7 @@ impl Subjects {
             pit: None,
             exit_device: false,
             panic_device: false,
+            watchdog: None,
             devices,
             interrupt_mode: frame::launch::InterruptMode::default(),
             interrupt_limit: frame::storm::Limit::default(),

@@ -37,7 +37,7 @@ fn frames() -> Vec<Value> {
                 "slot": 10, "limit": { "operations": 100, "bandwidth": "1MiB" },
             }],
             "name": "db", "id": 7, "availability_priority": 200, "auto_start": true, "when_inactive": "release",
-            "pit": true, "exit_device": true, "panic_device": true, "interrupts": "kernel",
+            "pit": true, "exit_device": true, "panic_device": true, "watchdog": "restart", "interrupts": "kernel",
             "interrupt_limit": { "rate": 50000, "burst": 1000 },
             "processors": { "mode": "dedicated", "minimum": 1, "desired": 2, "maximum": 4, "io": "pool:default" },
             "memory": { "minimum": "256MiB", "desired": "1GiB", "maximum": "2GiB", "base": "256MiB", "pages": "2MiB" },

@@ -12,7 +12,7 @@ use super::{MOST_MEMORY, MOST_PARTITIONS, MOST_TEXT, processors};
 use crate::declare::{Boot, IoProcessors, Memory, Partition, ProcessorMode, Processors, Range, Shutdown, WhenInactive};
 use crate::diagnostic::{Diagnostic, shown};
 use crate::inventory::PAGE;
-use crate::launch::InterruptMode;
+use crate::launch::{InterruptMode, WatchdogAction};
 use crate::name::Name;
 use crate::plan::Subject;
 use crate::rule::{self, Rule};
@@ -190,6 +190,8 @@ fn settings(
     });
     let exit_device = fields.truth(sink, "exit_device").is_some_and(|at| at.value);
     let panic_device = fields.truth(sink, "panic_device").is_none_or(|at| at.value);
+    let actions = [("none", None), ("restart", Some(WatchdogAction::Restart)), ("error", Some(WatchdogAction::Error))];
+    let watchdog = fields.choice(sink, "watchdog", &actions).and_then(|at| at.value);
     let auto_start = fields.truth(sink, "auto_start");
     let choices = [("hold", WhenInactive::Hold), ("release", WhenInactive::Release)];
     let when_inactive = fields.choice(sink, "when_inactive", &choices);
@@ -236,6 +238,7 @@ fn settings(
         pit,
         exit_device,
         panic_device,
+        watchdog,
         interrupts: interrupts.map(|at| at.value).unwrap_or_default(),
         interrupt_limit: interrupt_limit.unwrap_or_default(),
         entropy,

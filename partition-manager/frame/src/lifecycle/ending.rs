@@ -117,7 +117,11 @@ impl Lifecycle {
                 },
                 _ => stopped,
             },
-            Some(Ending::Final(last)) => failed(code_of(&last.cause), last.cause.to_string()),
+            Some(Ending::Final(last)) => Verdict {
+                // Somebody who shuts it down does not want it back.
+                restart: last.cause == Cause::Watchdog { restart: true } && (!by_operator || restart),
+                ..failed(code_of(&last.cause), last.cause.to_string())
+            },
             // Killed on the ladder, or before its guest ran.
             _ if by_operator && (self.killed || self.stage != Stage::Running) => stopped,
             Some(Ending::Failed(reason)) => Verdict {
@@ -173,6 +177,7 @@ fn code_of(cause: &Cause) -> Code {
     match cause {
         Cause::TripleFault => Code::TripleFault,
         Cause::Panicked => Code::GuestPanicked,
+        Cause::Watchdog { .. } => Code::GuestHung,
         Cause::InternalError { .. } | Cause::UnhandledExit { .. } => Code::InternalError,
         Cause::FailEntry { .. } | Cause::RunFailed { .. } => Code::RunFailed,
         Cause::MonitorFailed { .. } => Code::MonitorFailed,

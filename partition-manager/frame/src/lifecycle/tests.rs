@@ -51,6 +51,8 @@ fn ends_have_one_event_each() {
         (Cause::Reset, Code::PartitionRestarted, State::Starting),
         (Cause::TripleFault, Code::TripleFault, State::Error),
         (Cause::Panicked, Code::GuestPanicked, State::Error),
+        (Cause::Watchdog { restart: false }, Code::GuestHung, State::Error),
+        (Cause::Watchdog { restart: true }, Code::GuestHung, State::Starting),
         (Cause::InternalError { suberror: 1 }, Code::InternalError, State::Error),
         (Cause::MonitorFailed { reason: "x".into() }, Code::MonitorFailed, State::Error),
     ];

@@ -31,6 +31,7 @@ pub(super) fn partition(text: &str, id: u32, mode: ProcessorMode, count: Range<u
         pit: None,
         exit_device: false,
         panic_device: false,
+        watchdog: None,
         interrupts: InterruptMode::Kernel,
         interrupt_limit: crate::storm::Limit::default(),
         entropy: None,

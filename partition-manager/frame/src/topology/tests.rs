@@ -108,6 +108,7 @@ fn spec(plan: &PartitionPlan, places: &[Place], topology: Topology) -> LaunchSpe
         pit: None,
         exit_device: false,
         panic_device: false,
+        watchdog: None,
         devices: vec![],
         interrupt_mode: InterruptMode::default(),
         interrupt_limit: crate::storm::Limit::default(),

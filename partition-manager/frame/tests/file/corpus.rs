@@ -85,6 +85,7 @@ fn valid(seed: u64) -> Vec<String> {
         if rng.yes() {
             line(format!("exit_device = {}", rng.pick(&["true", "false"])));
             line(format!("panic_device = {}", rng.pick(&["true", "false"])));
+            line(format!("watchdog = \"{}\"", rng.pick(&["none", "restart", "error"])));
         }
         if rng.yes() {
             line(format!("interrupts = \"{}\"", rng.pick(&["kernel", "split", "emulated"])));
@@ -160,6 +161,7 @@ const KINDS: &[(&str, &str, &str, &str)] = &[
     ("auto_start = ", "= ", "= 1 #", "wrong-type"),
     ("auto_start = ", "auto_start", "autostart", "unknown-key"),
     ("interrupts = ", "\"kernel\"", "\"kernle\"", "bad-choice"),
+    ("watchdog = ", "\"restart\"", "\"reboot\"", "bad-choice"),
     ("exit_device = ", "= ", "= \"", "syntax"),
     ("when_inactive = ", "= \"", "= \"un", "bad-choice"),
     ("shutdown = { ask = \"5s\"", "\"5s\"", "\"5\"", "bad-duration"),

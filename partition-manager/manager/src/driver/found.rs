@@ -216,6 +216,7 @@ mod tests {
             pit: None,
             exit_device: false,
             panic_device: false,
+            watchdog: None,
             devices: vec![],
             interrupt_mode: frame::launch::InterruptMode::default(),
             interrupt_limit: frame::storm::Limit::default(),

@@ -309,6 +309,8 @@ impl Driver {
             return;
         };
         let Some(spec) = &process.spec else { return };
+        // Its number is its own: until it was waited for, or, after an adoption, as long as its handle says so.
+        let tasks = spec.watchdog.and_then(|_| File::open(format!("/proc/{}/task", process.identity.pid)).ok());
         let mut files = process.files.iter();
         let beside: Option<Vec<BorrowedFd<'_>>> = spec
             .descriptors()
@@ -322,6 +324,7 @@ impl Driver {
                 | Descriptor::Initrd
                 | Descriptor::Module(_)
                 | Descriptor::Device { .. } => files.next().map(AsFd::as_fd),
+                Descriptor::Tasks => tasks.as_ref().map(AsFd::as_fd),
                 Descriptor::Interrupt(_) => None,
             })
             .collect();
@@ -409,6 +412,7 @@ fn specification(
         pit: declared.pit,
         exit_device: declared.exit_device,
         panic_device: declared.panic_device,
+        watchdog: declared.watchdog,
         interrupt_mode: declared.interrupts,
         interrupt_limit: declared.interrupt_limit,
         devices,

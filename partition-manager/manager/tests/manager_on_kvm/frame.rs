@@ -65,6 +65,7 @@ pub fn partition(name: &str, id: u32) -> Result<Partition> {
         pit: None,
         exit_device: false,
         panic_device: false,
+        watchdog: None,
         interrupts: frame::launch::InterruptMode::Kernel,
         interrupt_limit: frame::storm::Limit::default(),
         entropy: None,

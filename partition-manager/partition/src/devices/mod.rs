@@ -15,11 +15,13 @@ pub mod rtc;
 pub mod slots;
 pub mod timer;
 pub mod virtio;
+pub mod watchdog;
 
 use alarm::Timed;
 use bus::{Bus, BusError, Claim};
 use channel::Channel;
 use console::Console;
+use frame::device::WATCHDOG_SLOT;
 use frame::platform::{
     CHANNEL_PORT, ECAM_BASE, EXIT_PORT, IOAPIC_BASE, KEYBOARD_COMMAND_PORT, PANIC_PORT, PCI_APERTURE,
     PCI_APERTURE_BYTES, PM_TIMER_PORT, PM1A_EVENT_PORT, SERIAL_PORT,
@@ -31,6 +33,7 @@ use rtc::Rtc;
 use std::sync::Arc;
 use timer::PmTimer;
 use virtio::function::VirtioFunction;
+use watchdog::Watchdog;
 
 /// Every device of a partition.
 #[derive(Debug)]
@@ -70,6 +73,8 @@ pub struct Parts {
     pub exit_device: bool,
     /// Whether there is a panic device.
     pub panic_device: bool,
+    /// The watchdog, if there is one.
+    pub watchdog: Option<Arc<Watchdog>>,
     /// The functions on the PCI bus, by slot.
     pub functions: Vec<(u8, Arc<VirtioFunction>)>,
     /// The I/O APIC, where it is in user space.
@@ -95,9 +100,11 @@ impl Devices {
     /// # Errors
     /// When two devices claim an address or a slot.
     pub fn new(parts: Parts) -> Result<Self, DevicesError> {
-        let Parts { console, channel, sci, rtc, pit, timer, exit_device, panic_device, functions, ioapic, wired } =
-            parts;
-        let root = Root::new(slots::for_root(&functions))?;
+        let Parts { console, channel, sci, rtc, pit, timer, exit_device, panic_device, watchdog, .. } = parts;
+        let Parts { functions, ioapic, wired, .. } = parts;
+        let mut slots = slots::for_root(&functions);
+        slots.extend(watchdog.as_ref().map(|watchdog| (WATCHDOG_SLOT, Arc::clone(watchdog) as _)));
+        let root = Root::new(slots)?;
         let power = Arc::new(PowerManagement::new(sci));
         let (data, command) = keyboard::ports();
         let mut ports = vec![
@@ -130,6 +137,7 @@ impl Devices {
         }
         let mut timed: Vec<Arc<dyn Timed>> = vec![rtc];
         timed.extend(wired);
+        timed.extend(watchdog.map(|watchdog| watchdog as _));
         if let Some(pit) = pit {
             ports.push(Claim::new("8254", pit::PORT.into(), pit::PORTS, Arc::clone(&pit) as _));
             timed.push(pit);

@@ -78,6 +78,20 @@ fn an_equal_or_higher_epoch_takes_over_and_a_lower_one_is_refused() {
 }
 
 #[test]
+fn an_expired_watchdog_ends_it_with_the_registers_of_all() {
+    let mut life = running();
+    assert_eq!(life.step(Input::Expired { restart: true }), [Effect::Halt, Effect::Wait(Some(STOP_LIMIT))]);
+    // It is said again until it is heard, and what the others come to meanwhile is not why.
+    assert_eq!(life.step(Input::Expired { restart: true }), []);
+    let ends =
+        (0..PROCESSORS as u32).flat_map(|id| life.step(finished(id, Some(Cause::TripleFault)))).collect::<Vec<_>>();
+    let Some(Effect::Conclude(last)) = ends.first() else { panic!("{ends:?}") };
+    assert_eq!((&last.cause, last.processor), (&Cause::Watchdog { restart: true }, None));
+    assert_eq!(last.registers.len(), PROCESSORS);
+    assert_eq!(Lifecycle::default().step(Input::Expired { restart: true }), []);
+}
+
+#[test]
 fn nothing_happens_before_a_hello() {
     let mut life = Lifecycle::default();
     assert!(matches!(&life.step(packet(1, 5, Asked::Launch))[..], [Effect::Refuse(1, _)]));

@@ -12,7 +12,7 @@ pub mod local;
 use crate::devices::Devices;
 use crate::devices::pci::freeze::Fault;
 use crate::devices::virtio::freezer::Witness;
-use crate::interrupts::Controllers;
+use crate::interrupts::{Controllers, Pulse};
 use crate::record::Record;
 use crate::vm;
 use affinity::AffinityError;
@@ -51,8 +51,8 @@ enum Command {
 /// What a virtual processor says.
 #[derive(Debug)]
 pub enum Message {
-    /// Its thread is where it should be and waits, or cannot be there.
-    Prepared(Result<(), AffinityError>),
+    /// Its thread, which has this identifier, is where it should be and waits, or cannot be there.
+    Prepared(Result<i32, AffinityError>),
     /// It is about to enter the guest for the first time.
     Entered,
     /// It will not run any more.
@@ -61,6 +61,8 @@ pub enum Message {
     Froze(Frozen),
     /// An interrupt source was quarantined; said by the device, under [`DEVICES`].
     Stormed(Stormed),
+    /// The watchdog has expired; said under [`DEVICES`], and again until the partition ends.
+    Expired,
 }
 
 /// The number under which devices say something.
@@ -96,6 +98,18 @@ impl Witness for Mailbox {
         // source's state tells.
         let _ = self.queue.try_send((DEVICES, Message::Stormed(stormed)));
         let _ = self.wake.write(1);
+    }
+}
+
+/// The way of the watchdog to the driver.
+#[derive(Debug)]
+pub struct Bark(pub Mailbox);
+
+impl Pulse for Bark {
+    fn raise(&self) {
+        // The thread that reads the queue may be the one that raises: where there is no room, it is said again.
+        let _ = self.0.queue.try_send((DEVICES, Message::Expired));
+        let _ = self.0.wake.write(1);
     }
 }
 
@@ -197,7 +211,8 @@ fn body(parts: Parts, inbox: &Receiver<Command>) {
 
 fn live(parts: Parts, inbox: &Receiver<Command>) -> End {
     let Parts { id, fd, mapped, affinity, seat, interrupts, devices, record, mailbox } = parts;
-    let placed = affinity::set(&affinity);
+    let thread = rustix::thread::gettid().as_raw_nonzero().get();
+    let placed = affinity::set(&affinity).map(|()| thread);
     let mut kickable = Kickable::new(fd);
     let local = seat.map(|seat| Local::new(seat, id, &mut kickable.fd)).transpose();
     let (local, failure) = match local {

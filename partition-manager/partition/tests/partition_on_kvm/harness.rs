@@ -288,6 +288,7 @@ impl Setup {
             pit: self.pit,
             exit_device: self.exit_device,
             panic_device: true,
+            watchdog: None,
             devices: self.devices.clone(),
             interrupt_mode: self.interrupt_mode,
             interrupt_limit: frame::storm::Limit::default(),

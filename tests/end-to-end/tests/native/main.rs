@@ -14,6 +14,7 @@ mod rounds;
 mod scale;
 mod service;
 mod shutdown;
+mod watchdog;
 
 use anyhow::Result;
 use end_to_end::host;
@@ -60,6 +61,10 @@ const TESTS: &[Test] = &[
     ("devices::interrupts_taken_are_interrupts_delivered", devices::counted, host::lacks_kvm),
     ("devices::a_driver_freezes_its_own_device_only", devices::frozen, host::lacks_kvm),
     ("devices::a_storm_of_one_source_is_quarantined_alone", devices::stormed, host::lacks_kvm),
+    ("watchdog::a_guest_that_hangs_is_restarted_once", watchdog::restarted, host::lacks_kvm),
+    ("watchdog::a_guest_that_hangs_is_in_error_where_the_frame_says_so", watchdog::error, host::lacks_kvm),
+    ("watchdog::a_process_that_was_stopped_has_not_hung", watchdog::stopped, host::lacks_kvm),
+    ("watchdog::a_guest_that_starves_has_not_hung", watchdog::starved, kvm_and_root),
     ("claims::two_frames_may_not_use_one_cpu", claims::one_frame_each, kvm_and_root),
     ("claims::two_frames_share_when_both_say_so", claims::shared, kvm_and_root),
     ("claims::a_claim_lasts_as_long_as_a_partition", claims::outlives_the_daemons, kvm_and_root),

@@ -82,6 +82,7 @@ pub fn frame(count: u32, machine: &Inventory, supply: Supply) -> Result<Frame> {
             pit: None,
             exit_device: false,
             panic_device: false,
+            watchdog: None,
             interrupts: frame::launch::InterruptMode::Kernel,
             interrupt_limit: frame::storm::Limit::default(),
             entropy: None,
