@@ -115,13 +115,30 @@ impl Timed for Watchdog {
     }
 }
 
-/// The bytes of a register at `place` that an access at `offset` reads.
+/// The byte of a register at `place` that an access at `offset` has as its byte `index`.
+fn within(offset: u16, index: usize, place: u16) -> Option<usize> {
+    (usize::from(offset) + index).checked_sub(place.into())
+}
+
+/// Puts the bytes of a register at `place` into what an access at `offset` reads.
 fn overlay(data: &mut [u8], offset: u16, place: u16, register: &[u8]) {
-    for (byte, at) in data.iter_mut().zip(offset..) {
-        if let Some(own) = at.checked_sub(place).and_then(|index| register.get(usize::from(index))) {
+    for (index, byte) in data.iter_mut().enumerate() {
+        if let Some(own) = within(offset, index, place).and_then(|at| register.get(at)) {
             *byte = *own;
         }
     }
+}
+
+/// Puts what an access at `offset` writes into a register at `place`; whether it writes any of it.
+fn take(data: &[u8], offset: u16, place: u16, register: &mut [u8]) -> bool {
+    let mut any = false;
+    for (index, byte) in data.iter().enumerate() {
+        if let Some(own) = within(offset, index, place).and_then(|at| register.get_mut(at)) {
+            *own = *byte;
+            any = true;
+        }
+    }
+    any
 }
 
 impl Function for Watchdog {
@@ -133,21 +150,16 @@ impl Function for Watchdog {
     }
 
     fn write_config(&self, offset: u16, data: &[u8]) {
-        let covers =
-            |place: u16, bytes: u16| offset < place + bytes && place < offset.saturating_add(data.len() as u16);
-        if covers(CONFIG, 2) {
-            let mut register = lock(&self.state).countdown.config().to_le_bytes();
-            for (at, byte) in (offset..).zip(data) {
-                if let Some(own) = at.checked_sub(CONFIG).and_then(|index| register.get_mut(usize::from(index))) {
-                    *own = *byte;
-                }
-            }
-            self.with(|countdown| countdown.write_config(u16::from_le_bytes(register)));
+        let (mut config, mut lock_register) = {
+            let state = lock(&self.state);
+            (state.countdown.config().to_le_bytes(), [state.countdown.lock()])
+        };
+        if take(data, offset, CONFIG, &mut config) {
+            self.with(|countdown| countdown.write_config(u16::from_le_bytes(config)));
         }
-        if covers(LOCK, 1)
-            && let Some(value) = data.get(usize::from(LOCK - offset.min(LOCK)))
-        {
-            self.with(|countdown| countdown.write_lock(*value));
+        if take(data, offset, LOCK, &mut lock_register) {
+            let [value] = lock_register;
+            self.with(|countdown| countdown.write_lock(value));
         }
         lock(&self.state).config.write(offset, data);
     }
