@@ -4,6 +4,7 @@
 //! of the partition's number, the device's slot and the vector, so that no source has two owners and none can be
 //! named twice.
 
+use crate::latency::Histogram;
 use crate::launch::{LaunchSpec, Place};
 use crate::name::Name;
 use crate::storm::Quarantine;
@@ -90,6 +91,16 @@ pub struct InterruptRow {
     pub pending: bool,
     /// How often the device froze.
     pub freezes: u64,
+    /// How many of its interrupts were timed. 0 where the guest's acknowledgement cannot be seen.
+    pub timed: u64,
+    /// Microseconds that half of them took at most, from the message to the guest's acknowledgement, up to the next
+    /// power of two; absent when none was timed, or when it is longer than 4 s.
+    pub latency_median: Option<u64>,
+    /// The same of 99 in a hundred.
+    pub latency_p99: Option<u64>,
+    /// How many took how long: below 1 microsecond, then below 2, 4, 8 and so on; the last of 24, if there are so
+    /// many, 4.2 s and longer. Zeros at the end are left out.
+    pub latency: Vec<u64>,
 }
 
 /// The virtual processor that a message goes to (Intel SDM, volume 3, section 11.11.1): by its APIC identifier,
@@ -114,7 +125,8 @@ pub fn rows(spec: &LaunchSpec, statuses: &[DeviceStatus]) -> Vec<InterruptRow> {
     for (device, status) in spec.devices.iter().zip(statuses) {
         for (vector, figures) in status.vectors.iter().take(MOST_VECTORS).enumerate() {
             let Some(source) = Source::new(spec.id, device.slot, vector) else { continue };
-            let VectorStatus { address, data, pending, delivered, masked, coalesced, storms, quarantine } = *figures;
+            let VectorStatus { address, data, pending, delivered, masked, coalesced, storms, quarantine, latency } =
+                *figures;
             rows.push(InterruptRow {
                 source: source.number(),
                 partition: spec.name.clone(),
@@ -136,6 +148,10 @@ pub fn rows(spec: &LaunchSpec, statuses: &[DeviceStatus]) -> Vec<InterruptRow> {
                 storms,
                 pending,
                 freezes: status.freezes,
+                timed: latency.total(),
+                latency_median: latency.quantile(50).and_then(Histogram::end),
+                latency_p99: latency.quantile(99).and_then(Histogram::end),
+                latency: latency.into(),
             });
         }
     }

@@ -20,6 +20,7 @@ pub mod image;
 pub mod interrupt;
 pub mod inventory;
 pub mod ladder;
+pub mod latency;
 pub mod launch;
 pub mod lifecycle;
 pub mod mac;

@@ -5,6 +5,7 @@
 //! left. Every packet carries the protocol's version and the manager's epoch; a partition that has served
 //! an epoch refuses every lower one, so that a manager that was replaced can do nothing.
 
+use crate::latency::Histogram;
 use crate::launch::LaunchSpec;
 use crate::record::Final;
 use crate::storm::Quarantine;
@@ -185,6 +186,9 @@ pub struct VectorStatus {
     pub storms: u64,
     /// Whether it is quarantined.
     pub quarantine: Quarantine,
+    /// How long it took from a message to what the guest is known to have made of it; empty where that is not known.
+    #[serde(default)]
+    pub latency: Histogram,
 }
 
 /// What a partition says of itself to a manager that connects.

@@ -62,7 +62,7 @@ pub fn msix_table(bytes: &[u8]) {
         let offset = u64::from(if choice & 0x20 == 0 { bytes.byte().into() } else { bytes.word() });
         match choice & 7 {
             0 => table.control(bytes.half()),
-            1 => table.trigger(bytes.half()),
+            1 => drop(table.trigger(bytes.half())),
             2 => table.read_table(offset, data),
             3 | 4 => {
                 data.iter_mut().for_each(|byte| *byte = bytes.byte());

@@ -187,7 +187,11 @@ fn interrupts_table(rows: &[InterruptRow]) -> Table {
         ">coalesced",
         ">storms",
         ">freezes",
+        ">timed",
+        ">median us",
+        ">99% us",
     ]);
+    let below = |time: Option<u64>| time.map_or_else(|| "-".to_owned(), |end| format!("<{end}"));
     for row in rows {
         let state = match row.state {
             SourceState::Enabled => "enabled",
@@ -211,6 +215,9 @@ fn interrupts_table(rows: &[InterruptRow]) -> Table {
             row.coalesced.to_string(),
             row.storms.to_string(),
             row.freezes.to_string(),
+            if row.timed == 0 { "-".to_owned() } else { row.timed.to_string() },
+            below(row.latency_median),
+            below(row.latency_p99),
         ]);
     }
     table

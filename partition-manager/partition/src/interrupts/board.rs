@@ -4,19 +4,34 @@
 
 use super::chip::Sink;
 use super::lapic::{Effect, Lapic, Shorthand};
+use super::latency::Latency;
 use super::lock;
 use super::message::{Delivery, Interrupt};
 use super::waker::Waker;
 use crate::devices::pci::msix::{Message, Vector};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Instant;
 
 /// One local APIC, and its processor's thread.
 #[derive(Debug)]
 struct Local {
-    state: Mutex<Lapic>,
+    state: Mutex<State>,
     waker: Waker,
 }
+
+#[derive(Debug)]
+struct State {
+    lapic: Lapic,
+    /// By vector, when a timed source requested it, and where its time is counted.
+    since: Vec<Option<(Instant, Arc<Latency>)>>,
+}
+
+/// A source whose interrupts are timed, and when it raised one.
+type Origin<'source> = Option<(Instant, &'source Arc<Latency>)>;
+
+/// Vectors of a local APIC.
+const VECTORS: usize = 256;
 
 /// The local APICs of a partition, by the number of the virtual processor.
 #[derive(Debug)]
@@ -28,13 +43,27 @@ impl Board {
     /// Local APICs with these identifiers.
     #[must_use]
     pub fn new(ids: &[u8]) -> Arc<Self> {
-        let local = |id: &u8| Local { state: Mutex::new(Lapic::new(*id).with_nmi_on_lint1()), waker: Waker::default() };
+        let local = |id: &u8| Local {
+            state: Mutex::new(State { lapic: Lapic::new(*id).with_nmi_on_lint1(), since: vec![None; VECTORS] }),
+            waker: Waker::default(),
+        };
         Arc::new(Self { locals: ids.iter().map(local).collect() })
     }
 
     /// Does something with the local APIC of `processor`; nothing for one that does not exist.
     pub(crate) fn with<T>(&self, processor: usize, act: impl FnOnce(&mut Lapic) -> T) -> Option<T> {
-        self.locals.get(processor).map(|local| act(&mut lock(&local.state)))
+        self.locals.get(processor).map(|local| act(&mut lock(&local.state).lapic))
+    }
+
+    /// `processor` takes the interrupt that it is to have, if there is one, and is about to enter its handler: the
+    /// acknowledgement that is timed.
+    pub(crate) fn acknowledge(&self, processor: usize) -> Option<u8> {
+        let mut state = lock(&self.locals.get(processor)?.state);
+        let vector = state.lapic.acknowledge()?;
+        if let Some((since, latency)) = state.since.get_mut(usize::from(vector)).and_then(Option::take) {
+            latency.record(since.elapsed());
+        }
+        Some(vector)
     }
 
     /// What wakes `processor`.
@@ -49,7 +78,7 @@ impl Board {
             Effect::None => None,
             Effect::Ended(vector) => Some(vector),
             Effect::Send(interrupt, shorthand) => {
-                self.deliver(interrupt, |index, lapic| match shorthand {
+                self.deliver(interrupt, None, |index, lapic| match shorthand {
                     Shorthand::None => lapic.is_meant(interrupt.destination, interrupt.logical),
                     Shorthand::Oneself => index == processor,
                     Shorthand::All => true,
@@ -61,26 +90,37 @@ impl Board {
     }
 
     /// Delivers an interrupt to those that are `meant`. Whether it changed anything.
-    fn deliver(&self, interrupt: Interrupt, meant: impl Fn(usize, &Lapic) -> bool) -> bool {
+    fn deliver(&self, interrupt: Interrupt, origin: Origin<'_>, meant: impl Fn(usize, &Lapic) -> bool) -> bool {
         let all = self.locals.iter().enumerate();
         if interrupt.delivery == Delivery::LowestPriority {
             let candidates = all.filter_map(|(index, local)| {
-                let lapic = lock(&local.state);
-                let can = meant(index, &lapic) && lapic.can_arbitrate();
-                can.then(|| (lapic.processor_priority(), local))
+                let state = lock(&local.state);
+                let can = meant(index, &state.lapic) && state.lapic.can_arbitrate();
+                can.then(|| (state.lapic.processor_priority(), local))
             });
-            return candidates.min_by_key(|(priority, _)| *priority).is_some_and(|(_, local)| local.accept(interrupt));
+            return candidates
+                .min_by_key(|(priority, _)| *priority)
+                .is_some_and(|(_, local)| local.accept(interrupt, origin));
         }
         all.fold(false, |changed, (index, local)| {
-            let here = meant(index, &lock(&local.state));
-            changed | (here && local.accept(interrupt))
+            let here = meant(index, &lock(&local.state).lapic);
+            changed | (here && local.accept(interrupt, origin))
         })
     }
 }
 
 impl Local {
-    fn accept(&self, interrupt: Interrupt) -> bool {
-        let changed = lock(&self.state).accept(interrupt);
+    fn accept(&self, interrupt: Interrupt, origin: Origin<'_>) -> bool {
+        let mut state = lock(&self.state);
+        let changed = state.lapic.accept(interrupt);
+        // One that was requested already is taken together with the first.
+        if changed
+            && interrupt.delivery.has_vector()
+            && let Some(since) = state.since.get_mut(usize::from(interrupt.vector))
+        {
+            *since = origin.map(|(at, latency)| (at, Arc::clone(latency)));
+        }
+        drop(state);
         if changed {
             self.waker.wake();
         }
@@ -90,7 +130,7 @@ impl Local {
 
 impl Sink for Board {
     fn send(&self, interrupt: Interrupt) -> bool {
-        self.deliver(interrupt, |_, lapic| lapic.is_meant(interrupt.destination, interrupt.logical))
+        self.deliver(interrupt, None, |_, lapic| lapic.is_meant(interrupt.destination, interrupt.logical))
     }
 }
 
@@ -100,11 +140,12 @@ pub(super) struct Route {
     board: Arc<Board>,
     /// Low half of the address above the data; zero, which is no local APIC's address, leads nowhere.
     message: AtomicU64,
+    latency: OnceLock<Arc<Latency>>,
 }
 
 impl Route {
     pub(super) const fn new(board: Arc<Board>) -> Self {
-        Self { board, message: AtomicU64::new(0) }
+        Self { board, message: AtomicU64::new(0), latency: OnceLock::new() }
     }
 }
 
@@ -118,8 +159,13 @@ impl Vector for Route {
     fn trigger(&self) {
         let packed = self.message.load(Ordering::Acquire);
         if let Some(interrupt) = Interrupt::of_message(packed >> 32, packed as u32) {
-            self.board.send(interrupt);
+            let origin = self.latency.get().map(|latency| (Instant::now(), latency));
+            self.board.deliver(interrupt, origin, |_, lapic| lapic.is_meant(interrupt.destination, interrupt.logical));
         }
+    }
+
+    fn watch(&self, latency: &Arc<Latency>) -> bool {
+        self.latency.set(Arc::clone(latency)).is_ok()
     }
 }
 
@@ -167,6 +213,26 @@ mod tests {
         assert_eq!(command(&board, 0, 0xff << 24, 0x0000_0190), [1]);
         // Now 1 serves vector 0x90, so 2 is lower.
         assert_eq!(command(&board, 0, 0xff << 24, 0x0000_01a0), [2]);
+    }
+
+    #[test]
+    fn a_message_is_timed_once_until_a_processor_takes_it() {
+        let board = board(2);
+        let (route, latency) = (Route::new(Arc::clone(&board)), Arc::new(Latency::default()));
+        assert!(route.watch(&latency) && !route.watch(&latency));
+        route.route(Some(Message { address: 0xfee0_1000, data: 0x44 }));
+        route.trigger();
+        route.trigger();
+        assert_eq!(latency.read().total(), 0);
+        assert_eq!(board.acknowledge(1), Some(0x44));
+        assert_eq!(latency.read().total(), 1);
+        // It is requested and forgotten; then the same vector comes from nobody that is timed.
+        let _ = board.with(1, |lapic| lapic.write(0xb0, 0, 0));
+        route.trigger();
+        let _ = board.with(1, Lapic::reset);
+        let _ = board.with(1, |lapic| lapic.write(SPURIOUS, 0x1ff, 0));
+        assert!(board.send(Interrupt::of_message(0xfee0_1000, 0x44).unwrap()));
+        assert_eq!((board.acknowledge(1), latency.read().total()), (Some(0x44), 1));
     }
 
     #[test]

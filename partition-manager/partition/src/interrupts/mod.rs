@@ -7,6 +7,7 @@ mod emulated;
 pub mod ioapic;
 mod kernel;
 pub mod lapic;
+pub mod latency;
 pub mod message;
 pub mod pins;
 pub mod routes;

@@ -123,7 +123,7 @@ impl Local {
             }
             self.activity = Activity::Running;
         }
-        let vector = if open { self.with(Lapic::acknowledge).flatten() } else { None };
+        let vector = if open { self.emulated.board.acknowledge(self.processor) } else { None };
         if let Some(vector) = vector {
             inject(fd, vector).map_err(failed)?;
         }

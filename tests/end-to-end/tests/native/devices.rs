@@ -150,6 +150,25 @@ pub fn counted() -> Result<()> {
     frame.down()
 }
 
+/// Interrupts are timed where their acknowledgement is seen: each one by local APICs in user space; with KVM's, only those
+/// of drivers with event indices, which the payload's are not.
+pub fn timed() -> Result<()> {
+    for (mode, every) in [("emulated", true), ("kernel", false)] {
+        let frame = up_as(&DISKS.replace("[[partition]]", &format!("[[partition]]\ninterrupts = \"{mode}\"")))?;
+        let mut alpha = console(&frame, "alpha")?;
+        let answer = alpha.ask("requests 8 200", "requests")?;
+        ensure!(field(&answer, "interrupts")? == 200, "{answer:?}");
+        let row = sources(&frame, "alpha", "own")?.into_iter().next().context("no source of the disk")?;
+        let counts = row["latency"].as_array().context("no histogram")?;
+        let sum: u64 = counts.iter().filter_map(Value::as_u64).sum();
+        let wanted = if every { 200 } else { 0 };
+        ensure!(row["delivered"] == 200 && row["timed"] == wanted && sum == wanted, "{mode}: {row}");
+        ensure!(row["latency_p99"].is_u64() == every && row["latency_median"].is_u64() == every, "{mode}: {row}");
+        frame.down()?;
+    }
+    Ok(())
+}
+
 /// A driver that misbehaves freezes its own device, until its reset; the neighbours of both never notice.
 pub fn frozen() -> Result<()> {
     let frame = up()?;

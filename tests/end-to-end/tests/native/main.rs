@@ -59,6 +59,7 @@ const TESTS: &[Test] = &[
     ("death::a_frame_whose_supervisor_was_killed_is_taken_up_again", death::supervisor_killed, host::lacks_kvm),
     ("devices::what_a_guest_writes_is_in_the_image", devices::written, host::lacks_kvm),
     ("devices::interrupts_taken_are_interrupts_delivered", devices::counted, host::lacks_kvm),
+    ("devices::interrupts_are_timed_where_their_acknowledgement_is_seen", devices::timed, host::lacks_kvm),
     ("devices::a_driver_freezes_its_own_device_only", devices::frozen, host::lacks_kvm),
     ("devices::a_storm_of_one_source_is_quarantined_alone", devices::stormed, host::lacks_kvm),
     ("watchdog::a_guest_that_hangs_is_restarted_once", watchdog::restarted, host::lacks_kvm),

@@ -3,10 +3,12 @@
 
 use super::storms::Guarded;
 use crate::devices::lock;
+use crate::interrupts::latency::Latency;
+use frame::latency::Histogram;
 use frame::storm::{Guard, Quarantine};
 use serde::{Deserialize, Serialize};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 /// Identifier of the capability.
 pub const CAPABILITY: u8 = 0x11;
@@ -37,6 +39,13 @@ pub trait Vector: Send + Sync + std::fmt::Debug {
 
     /// Sends the message.
     fn trigger(&self);
+
+    /// Has the time from each message to its acknowledgement be counted in `latency`. False where that is not seen
+    /// here.
+    fn watch(&self, latency: &Arc<Latency>) -> bool {
+        let _ = latency;
+        false
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -60,6 +69,9 @@ struct Line {
     delivered: AtomicU64,
     held: AtomicU64,
     guard: Option<Guarded>,
+    latency: Arc<Latency>,
+    /// Whether the interrupt controllers count it.
+    watched: bool,
 }
 
 /// What a vector does and did.
@@ -79,6 +91,8 @@ pub struct Figures {
     pub storms: u64,
     /// Whether it is quarantined.
     pub quarantine: Quarantine,
+    /// Time from messages to their acknowledgement, as far as it is known.
+    pub latency: Histogram,
 }
 
 /// The MSI-X vectors of one function.
@@ -99,13 +113,18 @@ impl Msix {
     /// As [`Msix::new`], each vector with the guard that `guard` gives for its number.
     #[must_use]
     pub fn guarded(vectors: Vec<Box<dyn Vector>>, guard: impl Fn(u16) -> Option<Guarded>) -> Self {
-        let line = |(vector, number)| Line {
-            vector,
-            open: AtomicBool::new(false),
-            pending: AtomicBool::new(false),
-            delivered: AtomicU64::new(0),
-            held: AtomicU64::new(0),
-            guard: guard(number),
+        let line = |(vector, number): (Box<dyn Vector>, u16)| {
+            let latency = Arc::new(Latency::default());
+            Line {
+                watched: vector.watch(&latency),
+                latency,
+                vector,
+                open: AtomicBool::new(false),
+                pending: AtomicBool::new(false),
+                delivered: AtomicU64::new(0),
+                held: AtomicU64::new(0),
+                guard: guard(number),
+            }
         };
         let lines: Vec<Line> = vectors.into_iter().zip(0..MOST_VECTORS).map(line).collect();
         let entries = vec![Entry { message: Message::default(), control: MASK }; lines.len()];
@@ -164,14 +183,22 @@ impl Msix {
     }
 
     /// Raises a vector: sends its message, or keeps it pending while it is masked. What is not there is dropped.
-    pub fn trigger(&self, vector: u16) {
-        let Some(line) = self.lines.get(usize::from(vector)) else { return };
+    /// Whether it was sent at once.
+    pub fn trigger(&self, vector: u16) -> bool {
+        let Some(line) = self.lines.get(usize::from(vector)) else { return false };
         if line.open.load(Ordering::SeqCst) {
-            line.send();
-            return;
+            return line.send();
         }
         line.held.fetch_add(1, Ordering::Relaxed);
         line.keep();
+        false
+    }
+
+    /// Where the device is to count the times of a vector; none where the interrupt controllers do, or for one that is
+    /// not there.
+    #[must_use]
+    pub fn untimed(&self, vector: u16) -> Option<&Arc<Latency>> {
+        self.lines.get(usize::from(vector)).filter(|line| !line.watched).map(|line| &line.latency)
     }
 
     /// Sends what the guards held back and whose time has come.
@@ -251,6 +278,7 @@ impl Msix {
             coalesced: line.guard.as_ref().map_or(0, |guard| guard.with(Guard::coalesced)),
             storms: line.guard.as_ref().map_or(0, |guard| guard.with(Guard::storms)),
             quarantine: line.guard.as_ref().map_or(Quarantine::No, |guard| guard.with(Guard::quarantine)),
+            latency: line.latency.read(),
         })
         .collect()
     }
@@ -266,11 +294,13 @@ impl Line {
         }
     }
 
-    /// Sends, as far as the limit lets it.
-    fn send(&self) {
-        if self.guard.as_ref().is_none_or(Guarded::raise) {
+    /// Sends, as far as the limit lets it. Whether it did.
+    fn send(&self) -> bool {
+        let free = self.guard.as_ref().is_none_or(Guarded::raise);
+        if free {
             self.deliver();
         }
+        free
     }
 
     fn deliver(&self) {
@@ -302,7 +332,6 @@ pub(crate) mod tests {
     use crate::devices::virtio::freezer::Witness;
     use frame::storm::Limit;
     use proptest::prelude::*;
-    use std::sync::Arc;
 
     /// A vector that remembers what it sent.
     #[derive(Clone, Debug, Default)]

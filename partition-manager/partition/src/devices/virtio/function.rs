@@ -215,6 +215,7 @@ impl VirtioFunction {
             coalesced: figures.coalesced,
             storms: figures.storms,
             quarantine: figures.quarantine,
+            latency: figures.latency,
         };
         DeviceStatus {
             state: match freezes.state() {

@@ -3,8 +3,9 @@
 use crate::devices::lock;
 use crate::devices::pci::msix::Msix;
 use crate::devices::pm::Line;
-use std::sync::Mutex;
+use crate::interrupts::latency::Latency;
 use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::{Arc, Mutex};
 
 /// The vector that stands for none (virtio 1.2, section 4.1.5.1.2).
 pub const NO_VECTOR: u16 = 0xffff;
@@ -58,27 +59,32 @@ impl Interrupter {
         &self.msix
     }
 
-    /// Queue `queue` was used.
-    pub fn queue(&self, queue: u16) {
-        let Some(vector) = self.queues.get(usize::from(queue)) else { return };
-        self.raise(vector.load(Ordering::Acquire), QUEUE);
+    /// Queue `queue` was used. Whether a message was sent at once.
+    pub fn queue(&self, queue: u16) -> bool {
+        let Some(vector) = self.queues.get(usize::from(queue)) else { return false };
+        self.raise(vector.load(Ordering::Acquire), QUEUE)
+    }
+
+    /// Where the device is to count how long the driver takes to answer the messages of queue `queue`; none where
+    /// somebody else does, or where there are no messages.
+    #[must_use]
+    pub fn untimed(&self, queue: u16) -> Option<&Arc<Latency>> {
+        self.msix.is_enabled().then(|| self.msix.untimed(self.queue_vector(queue))).flatten()
     }
 
     /// The configuration changed, or the device needs a reset.
     pub fn config(&self) {
-        self.raise(self.config.load(Ordering::Acquire), CONFIG);
+        let _ = self.raise(self.config.load(Ordering::Acquire), CONFIG);
     }
 
-    fn raise(&self, vector: u16, bit: u8) {
+    fn raise(&self, vector: u16, bit: u8) -> bool {
         if self.msix.is_enabled() {
-            if vector != NO_VECTOR {
-                self.msix.trigger(vector);
-            }
-            return;
+            return vector != NO_VECTOR && self.msix.trigger(vector);
         }
         let mut pin = lock(&self.pin);
         pin.status |= bit;
         pin.update(self.msix.is_enabled());
+        false
     }
 
     /// Reads and clears the interrupt status.

@@ -3,6 +3,7 @@
 //! A device is a [`Model`], which any virtual processor may ask, and a [`worker::Service`], which works on the
 //! device's own thread. [`function::VirtioFunction`] joins them to a PCI function.
 
+pub mod answer;
 pub mod disk;
 pub mod entropy;
 pub mod freezer;

@@ -3,10 +3,12 @@
 //! Everything that is read from the guest's memory may be wrong. A chain that contradicts itself, or an address
 //! that is not memory, is a [`Fault`] and freezes the device (virtio 1.2, section 2.7).
 
+use super::answer::{Answer, Look};
 use super::interrupter::Interrupter;
 use crate::devices::pci::freeze::Fault;
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
+use std::time::{Duration, Instant};
 use virtio_queue::{Queue, QueueOwnedT, QueueT};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, VolatileSlice};
 
@@ -75,6 +77,9 @@ pub struct Ring {
     used: bool,
     /// Index of the used ring when it was last considered to interrupt the driver.
     considered: u16,
+    /// The interrupts whose answer is waited for.
+    answer: Answer,
+    begin: Instant,
 }
 
 /// Flag of the available ring: the driver wants no interrupts (virtio 1.2, section 2.7.6).
@@ -94,8 +99,8 @@ impl Ring {
         if !queue.is_valid(&memory) {
             return Err(Fault::Queue { queue: index, why: "its rings are not in the partition's memory".into() });
         }
-        let considered = queue.next_used();
-        Ok(Self { index, queue, memory, interrupter, used: false, considered })
+        let (considered, begin) = (queue.next_used(), Instant::now());
+        Ok(Self { index, queue, memory, interrupter, used: false, considered, answer: Answer::default(), begin })
     }
 
     /// The number of the queue.
@@ -195,18 +200,49 @@ impl Ring {
         let considered = std::mem::replace(&mut self.considered, self.queue.next_used());
         // What was given back is there before it is looked what the driver wants to hear of.
         fence(Ordering::SeqCst);
-        let wanted = if self.queue.event_idx_enabled() {
-            // The driver names an index: whether the ring's moved past it (section 2.7.10).
-            let event = self.driver_word(4 + u64::from(self.queue.size()) * 2)?;
-            let (new, old) = (self.considered, considered);
-            new.wrapping_sub(event).wrapping_sub(1) < new.wrapping_sub(old)
-        } else {
-            self.driver_word(0)? & NO_INTERRUPT == 0
-        };
-        if wanted {
-            self.interrupter.queue(self.index);
+        if !self.queue.event_idx_enabled() {
+            if self.driver_word(0)? & NO_INTERRUPT == 0 {
+                self.interrupter.queue(self.index);
+            }
+            return Ok(());
+        }
+        // The driver names an index: whether the ring's moved past it (section 2.7.10).
+        let event = self.used_event()?;
+        let (new, old) = (self.considered, considered);
+        if new.wrapping_sub(event).wrapping_sub(1) < new.wrapping_sub(old) {
+            let now = self.begin.elapsed();
+            let timed = self.answer.is_due(now) && self.interrupter.untimed(self.index).is_some();
+            if self.interrupter.queue(self.index) && timed {
+                self.answer.sent(now, event);
+            }
         }
         Ok(())
+    }
+
+    /// The driver's word of when it wants to be interrupted next, at the end of the available ring (virtio 1.2, section
+    /// 2.7.6).
+    fn used_event(&self) -> Result<u16, Fault> {
+        self.driver_word(4 + u64::from(self.queue.size()) * 2)
+    }
+
+    /// Looks whether the driver answered the interrupt that is timed, and counts the time when it did. Gives when to
+    /// look again.
+    ///
+    /// # Errors
+    /// [`Fault::Address`].
+    pub fn look(&mut self) -> Result<Option<Duration>, Fault> {
+        if !self.answer.is_watching() {
+            return Ok(None);
+        }
+        let used_event = self.used_event()?;
+        match self.answer.look(self.begin.elapsed(), used_event) {
+            Look::Nothing => Ok(None),
+            Look::Wait(wait) => Ok(Some(wait)),
+            Look::Answered(time) => {
+                self.interrupter.untimed(self.index).inspect(|latency| latency.record(time));
+                Ok(None)
+            }
+        }
     }
 
     /// A word of the available ring, `offset` bytes from its beginning.

@@ -170,6 +170,12 @@ impl Driver {
         self.status()
     }
 
+    /// Takes what was used of a queue: where the event index was agreed on, the device sees that.
+    pub(crate) fn answer(&self, queue: usize, used_event: u16) {
+        let Laid { size, driver, .. } = self.queues[queue];
+        self.memory.write_obj(used_event, GuestAddress(driver + 4 + 2 * u64::from(size))).unwrap();
+    }
+
     /// Starts the device with all its queues, vector n + 1 for queue n and vector 0 for the configuration.
     pub(crate) fn start(&mut self, features: u64) {
         assert_eq!(self.agree(features | VERSION_1), 0xb, "the features are refused");

@@ -29,6 +29,19 @@ fn a_request_is_served_and_interrupts() {
 }
 
 #[test]
+fn an_interrupt_is_timed_until_the_driver_answers() {
+    let mut driver = driver();
+    driver.start(EVENT_INDEX);
+    let timed = |driver: &Driver| driver.function.interrupter().msix().figures()[1].latency.total();
+    driver.submit(0, 0, &[], &[16]);
+    driver.wait(0);
+    wait("the interrupt", || (driver.sent(1).len() == 1).then_some(()));
+    assert_eq!(timed(&driver), 0, "it is not answered yet");
+    driver.answer(0, 1);
+    wait("the time", || (timed(&driver) == 1).then_some(()));
+}
+
+#[test]
 fn features_that_were_not_offered_are_refused() {
     let mut driver = driver();
     assert_eq!(driver.offered(), VERSION_1 | EVENT_INDEX | 1 << 28);

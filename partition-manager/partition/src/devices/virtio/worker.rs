@@ -10,10 +10,12 @@ use crate::devices::pci::freeze::Fault;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use rustix::event::epoll;
 use rustix::io::Errno;
+use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 use vmm_sys_util::eventfd::EventFd;
 
 /// Stack of a device's thread, bytes.
@@ -26,6 +28,7 @@ const PASSES: usize = 32;
 const EVENTS: usize = 16;
 
 const WAKE: u64 = u64::MAX;
+const LOOK: u64 = WAKE - 1;
 const SOURCE: u64 = 1 << 32;
 
 /// What a device does with its queues, on its own thread.
@@ -110,6 +113,9 @@ impl Worker {
         let busy = Arc::new(AtomicBool::new(false));
         let poll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         add(&poll, &*wake, WAKE)?;
+        let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
+        let timer = rustix::time::timerfd_create(TimerfdClockId::Monotonic, flags)?;
+        add(&poll, &timer.as_fd(), LOOK)?;
         for (kick, token) in kicks.iter().zip(0..) {
             add(&poll, &**kick, token)?;
         }
@@ -118,6 +124,8 @@ impl Worker {
         }
         let body = Body {
             poll,
+            timer,
+            due: None,
             kicks,
             wake: Arc::clone(&wake),
             busy: Arc::clone(&busy),
@@ -195,6 +203,10 @@ impl AsRawOrFd for &BorrowedFd<'_> {
 
 struct Body {
     poll: OwnedFd,
+    /// Expires when the drivers' answers to interrupts are looked at.
+    timer: OwnedFd,
+    /// When the timer expires, if it is set.
+    due: Option<Instant>,
     kicks: Vec<Arc<EventFd>>,
     wake: Arc<EventFd>,
     busy: Arc<AtomicBool>,
@@ -222,11 +234,36 @@ impl Body {
                     if !self.obey() {
                         return;
                     }
+                } else if token == LOOK {
+                    let _ = rustix::io::read(&self.timer, &mut [0; 8]);
+                    self.due = None;
                 } else if let Err(fault) = self.handle(token) {
                     self.fail(fault);
                 }
             }
+            if let Err(fault) = self.look() {
+                self.fail(fault);
+            }
         }
+    }
+
+    /// Looks at the answers to interrupts that are timed, and has itself woken for those that are still to come.
+    fn look(&mut self) -> Result<(), Fault> {
+        let mut next: Option<Duration> = None;
+        for ring in self.rings.iter_mut().flatten() {
+            if let Some(wait) = ring.look()? {
+                next = Some(next.map_or(wait, |next| next.min(wait)));
+            }
+        }
+        let at = next.map(|wait| (wait, Instant::now() + wait));
+        if let Some((wait, at)) = at.filter(|(_, at)| self.due.is_none_or(|due| *at < due)) {
+            let zero = Timespec { tv_sec: 0, tv_nsec: 0 };
+            let spec = Itimerspec { it_interval: zero, it_value: Timespec::try_from(wait).unwrap_or(zero) };
+            // Without the timer, it is looked at when the thread is awake for something else.
+            let set = rustix::time::timerfd_settime(&self.timer, TimerfdTimerFlags::empty(), &spec);
+            self.due = set.is_ok().then_some(at);
+        }
+        Ok(())
     }
 
     fn fail(&mut self, fault: Fault) {
