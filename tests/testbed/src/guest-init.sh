@@ -9,6 +9,7 @@
 #   action=net              set the first adapter up as 10.0.0.HOST, and as 10.0.30.HOST on the tagged VLAN 30;
 #                           host 1 reaches for 2 and 3 in every way, the others answer
 #   action=panic            crash the kernel
+#   action=watchdog         arm the watchdog for 10 seconds, reload it for longer than that, then no more
 #   action=root             have the first disk, ext4, as root file system, run this script there, and write 100 MB
 #   host=HOST               1, 2 or 3
 #   after=SECONDS           this long after user space is reached (default 0)
@@ -86,6 +87,18 @@ disk)
     sync
     grep virtio /proc/interrupts | while read -r line; do say "interrupt $line"; done
     say "disk done"
+    ;;
+watchdog)
+    modprobe i6300esb heartbeat=10
+    for function in /sys/bus/pci/drivers/i6300*/0000:*; do say "watchdog function=${function##*/}"; done
+    exec 3>/dev/watchdog
+    for second in $(seq 20); do
+        echo >&3
+        sleep 1
+    done
+    say "watchdog reloaded for $second seconds"
+    # Open still, and left alone.
+    sleep 3600
     ;;
 panic)
     modprobe pvpanic-mmio

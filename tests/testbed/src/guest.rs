@@ -19,6 +19,9 @@ const MODULES: &[&str] = &[
     "pvpanic-mmio",
 ];
 
+/// What not every kernel has: without it, the action that wants it says so by failing.
+const OPTIONAL: &[&str] = &["i6300esb"];
+
 /// Tells what Linux made of the processors and caches; there on every Debian, and in no busybox.
 const LSCPU: &str = "/usr/bin/lscpu";
 
@@ -27,7 +30,7 @@ const INIT: &str = include_str!("guest-init.sh");
 
 /// The bytes of the initial ramdisk for `kernel`.
 ///
-/// On the kernel command line it knows `name=`, `action=idle|shell|poweroff|reboot|disk|net|root|panic` (default `idle`) and
+/// On the kernel command line it knows `name=`, `action=idle|shell|poweroff|reboot|disk|net|root|panic|watchdog` (default `idle`) and
 /// `after=` (seconds, default 0). It prints lines that start with `BULKHEAD-GUEST`.
 ///
 /// # Errors
@@ -43,7 +46,9 @@ pub fn initial_ramdisk(cache: &Cache, kernel: &Kernel) -> Result<Vec<u8>, Error>
     if Path::new(LSCPU).exists() {
         program::put_program(&mut archive, Path::new(LSCPU), "/bin/lscpu")?;
     }
-    kernel.modules.put_into(&mut archive, MODULES)?;
+    let there = |module: &&&str| kernel.modules.in_order(&[**module]).is_ok();
+    let modules: Vec<&str> = MODULES.iter().chain(OPTIONAL.iter().filter(there)).copied().collect();
+    kernel.modules.put_into(&mut archive, &modules)?;
     archive.file("/init", 0o755, INIT.as_bytes())?;
     Ok(archive.finish())
 }

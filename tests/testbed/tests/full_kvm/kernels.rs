@@ -119,7 +119,7 @@ fn memtest(testbed: &mut Testbed, fade: bool) -> Result<()> {
 }
 
 /// Skips the test where the four binaries or `image` are not there.
-fn needs(testbed: &mut Testbed, image: &str) -> Result<()> {
+pub fn needs(testbed: &mut Testbed, image: &str) -> Result<()> {
     if let Err(error @ Error::NotBuilt { .. }) = install_bulkhead() {
         return Err(skip(error.to_string()));
     }
