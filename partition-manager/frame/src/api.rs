@@ -79,6 +79,10 @@ pub struct ProcessorStat {
     pub processor: u32,
     /// Exits by reason, since the partition was started.
     pub exits: BTreeMap<String, u64>,
+    /// Nanoseconds that the partition's process spent with the exits of each reason: from the return of `KVM_RUN` until
+    /// the processor was about to enter the guest again, or to wait for an interrupt. What the kernel spends comes on top.
+    #[serde(default)]
+    pub exit_time: BTreeMap<String, u64>,
     /// Processor time of its thread, nanoseconds; absent when the host does not say.
     pub cpu_time: Option<u64>,
 }

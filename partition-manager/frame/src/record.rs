@@ -1,7 +1,7 @@
 //! The shared record of a partition: what stays readable when its process is gone.
 //!
 //! One sealed memfd, written by the partition process and read by the manager with `pread`. It holds the
-//! exits of each virtual processor by reason, the console's output as a ring, and the final record. The
+//! exits of each virtual processor by reason and the time spent with them, the console's output as a ring, and the final record. The
 //! layout is fixed; numbers are little-endian. What is read from it is untrusted.
 
 use serde::{Deserialize, Serialize};
@@ -93,6 +93,15 @@ impl ExitReason {
             Self::Other => "other",
         }
     }
+}
+
+/// The reasons' times follow their counts at this distance, in counters.
+const TIMES: usize = COUNTERS / 2;
+
+/// Byte offset of the time that the monitor spent with exits of one reason, nanoseconds.
+#[must_use]
+pub const fn time_offset(processor: usize, reason: ExitReason) -> u64 {
+    counter_offset(processor, reason) + (TIMES * 8) as u64
 }
 
 /// Byte offset of one counter.

@@ -4,7 +4,7 @@
 
 use frame::record::{
     CONSOLE_OFFSET, CONSOLE_SIZE, CONSOLE_TOTAL_OFFSET, COUNTERS_OFFSET, ExitReason, FINAL_LENGTH_OFFSET, FINAL_OFFSET,
-    FINAL_SIZE, Final, MAGIC, SIZE, console_pieces, counter_offset,
+    FINAL_SIZE, Final, MAGIC, SIZE, console_pieces, counter_offset, time_offset,
 };
 use rustix::fs::{MemfdFlags, SealFlags};
 use std::collections::BTreeMap;
@@ -132,16 +132,32 @@ impl Record {
     /// # Errors
     /// The error of `pread(2)`.
     pub fn exits(&self, processors: usize) -> io::Result<Vec<BTreeMap<String, u64>>> {
+        self.by_reason(processors, counter_offset)
+    }
+
+    /// Nanoseconds spent with the exits of each of `processors` virtual processors, as [`Record::exits`].
+    ///
+    /// # Errors
+    /// The error of `pread(2)`.
+    pub fn exit_times(&self, processors: usize) -> io::Result<Vec<BTreeMap<String, u64>>> {
+        self.by_reason(processors, time_offset)
+    }
+
+    fn by_reason(
+        &self,
+        processors: usize,
+        offset: fn(usize, ExitReason) -> u64,
+    ) -> io::Result<Vec<BTreeMap<String, u64>>> {
         let most = processors.min(frame::launch::MOST_PROCESSORS);
         let of = |processor| {
-            let mut exits = BTreeMap::new();
+            let mut figures = BTreeMap::new();
             for reason in ExitReason::ALL {
-                let count = self.number(counter_offset(processor, reason))?;
-                if count > 0 {
-                    exits.insert(reason.as_str().to_owned(), count);
+                let figure = self.number(offset(processor, reason))?;
+                if figure > 0 {
+                    figures.insert(reason.as_str().to_owned(), figure);
                 }
             }
-            Ok(exits)
+            Ok(figures)
         };
         (0..most).map(of).collect()
     }
@@ -237,12 +253,14 @@ mod tests {
         record.write(FINAL_OFFSET, &text).unwrap();
         record.write(FINAL_LENGTH_OFFSET, &(text.len() as u64).to_le_bytes()).unwrap();
         record.write(counter_offset(1, ExitReason::Halt), &7u64.to_le_bytes()).unwrap();
+        record.write(time_offset(1, ExitReason::Halt), &900u64.to_le_bytes()).unwrap();
         put_console(&record, CONSOLE_SIZE + 3, b"hello");
         assert_eq!(record.last().unwrap(), Some(last));
         assert_eq!(record.exits(2).unwrap()[1]["halt"], 7);
+        assert_eq!(record.exit_times(2).unwrap()[1]["halt"], 900);
         record.clear().unwrap();
         assert_eq!(record.last().unwrap(), None);
-        assert!(record.exits(2).unwrap()[1].is_empty());
+        assert!(record.exits(2).unwrap()[1].is_empty() && record.exit_times(2).unwrap()[1].is_empty());
         let (start, output) = record.console(CONSOLE_SIZE - 2).unwrap();
         assert_eq!((start, output.as_slice()), (CONSOLE_SIZE - 2, b"hello".as_slice()));
         let (start, output) = record.console(0).unwrap();

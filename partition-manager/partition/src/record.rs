@@ -5,7 +5,7 @@
 
 use frame::record::{
     CONSOLE_OFFSET, CONSOLE_SIZE, CONSOLE_TOTAL_OFFSET, ExitReason, FINAL_LENGTH_OFFSET, FINAL_OFFSET, FINAL_SIZE,
-    Final, MAGIC, SIZE, console_pieces, counter_offset,
+    Final, MAGIC, SIZE, console_pieces, counter_offset, time_offset,
 };
 use std::fs::File;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -56,6 +56,13 @@ impl Record {
     pub fn count(&self, processor: usize, reason: ExitReason) {
         if let Some(counter) = self.word(counter_offset(processor, reason)) {
             counter.store(counter.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
+        }
+    }
+
+    /// Adds the nanoseconds that were spent with an exit, as [`Record::count`] counts it.
+    pub fn spend(&self, processor: usize, reason: ExitReason, nanoseconds: u64) {
+        if let Some(time) = self.word(time_offset(processor, reason)) {
+            time.store(time.load(Ordering::Relaxed).wrapping_add(nanoseconds), Ordering::Relaxed);
         }
     }
 
@@ -140,10 +147,17 @@ mod tests {
             for reason in ExitReason::ALL {
                 record.count(processor, reason);
                 record.count(processor, reason);
-                assert_eq!(word(&file, counter_offset(processor, reason)), 2);
+                record.spend(processor, reason, 30);
+                record.spend(processor, reason, 12);
             }
         }
-        assert!(ExitReason::ALL.len() <= COUNTERS);
+        for processor in [0, MOST_PROCESSORS - 1] {
+            for reason in ExitReason::ALL {
+                assert_eq!(word(&file, counter_offset(processor, reason)), 2);
+                assert_eq!(word(&file, time_offset(processor, reason)), 42);
+            }
+        }
+        assert!(2 * ExitReason::ALL.len() <= COUNTERS);
     }
 
     #[test]

@@ -225,18 +225,24 @@ fn interrupts_table(rows: &[InterruptRow]) -> Table {
 
 fn stat_text(stats: &[PartitionStat]) -> String {
     let mut out = String::new();
-    let mut table = Table::new(&["partition", ">processor", ">cpu time", ">exits", "by reason"]);
+    let mut table = Table::new(&["partition", ">processor", ">cpu time", ">exits"]);
+    let mut costs = Table::new(&["partition", ">processor", "exit", ">count", ">handling", ">mean us"]);
     for stat in stats {
         for processor in &stat.processors {
             let exits: u64 = processor.exits.values().fold(0, |sum, count| sum.saturating_add(*count));
             let time = processor.cpu_time.map_or_else(|| "-".to_owned(), |time| span(time as f64 / 1e9));
-            table.row([
-                stat.name.to_string(),
-                processor.processor.to_string(),
-                time,
-                exits.to_string(),
-                reasons(&processor.exits),
-            ]);
+            table.row([stat.name.to_string(), processor.processor.to_string(), time, exits.to_string()]);
+            for (reason, count) in by_count(&processor.exits) {
+                let spent = processor.exit_time.get(reason).copied().unwrap_or(0);
+                costs.row([
+                    stat.name.to_string(),
+                    processor.processor.to_string(),
+                    reason.to_owned(),
+                    count.to_string(),
+                    span(spent as f64 / 1e9),
+                    format!("{:.2}", spent as f64 / 1e3 / count as f64),
+                ]);
+            }
         }
     }
     let mut memory = Table::new(&["partition", ">resident", ">console output"]);
@@ -248,20 +254,22 @@ fn stat_text(stats: &[PartitionStat]) -> String {
         ]);
     }
     // Writing into a string cannot fail.
-    let _ = write!(out, "{table}\n{memory}");
+    let _ = write!(out, "{table}\n{costs}\n{memory}");
     out
 }
 
-/// The reasons that occurred, most frequent first.
-fn reasons(exits: &BTreeMap<String, u64>) -> String {
-    let mut counted: Vec<_> = exits.iter().filter(|(_, count)| **count > 0).collect();
-    counted.sort_by_key(|(name, count)| (std::cmp::Reverse(**count), name.as_str()));
-    counted.iter().map(|(name, count)| format!("{name}={count}")).collect::<Vec<_>>().join(" ")
+/// The reasons that occurred with their counts, most frequent first.
+fn by_count(exits: &BTreeMap<String, u64>) -> Vec<(&str, u64)> {
+    let mut counted: Vec<_> =
+        exits.iter().map(|(name, count)| (name.as_str(), *count)).filter(|(_, count)| *count > 0).collect();
+    counted.sort_by_key(|(name, count)| (std::cmp::Reverse(*count), *name));
+    counted
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use frame::api::ProcessorStat;
     use frame::state::State;
     use frame::units::MIB;
     use serde_json::json;
@@ -317,8 +325,25 @@ mod tests {
     }
 
     #[test]
-    fn frequent_exits_come_first() {
-        let exits = BTreeMap::from([("hlt".to_owned(), 3), ("io".to_owned(), 7), ("mmio".to_owned(), 0)]);
-        assert_eq!(reasons(&exits), "io=7 hlt=3");
+    fn frequent_exits_come_first_with_their_cost() {
+        let of = |pairs: [(&str, u64); 3]| pairs.map(|(name, value)| (name.to_owned(), value)).into();
+        let processor = ProcessorStat {
+            processor: 0,
+            exits: of([("halt", 3), ("io_in", 8), ("mmio_read", 0)]),
+            exit_time: of([("halt", 1_500), ("io_in", 10_000), ("mmio_read", 0)]),
+            cpu_time: None,
+        };
+        let stat = PartitionStat {
+            name: Name::new("alpha").unwrap(),
+            processors: vec![processor],
+            console_bytes: 0,
+            resident: None,
+        };
+        let text = stat_text(&[stat]);
+        let rows: Vec<Vec<&str>> = text.lines().map(|line| line.split_whitespace().collect()).collect();
+        let at = |reason: &str| rows.iter().position(|row| row.get(2) == Some(&reason)).unwrap();
+        assert!(at("io_in") < at("halt") && !text.contains("mmio_read"), "{text}");
+        assert_eq!((rows[at("io_in")][3], rows[at("io_in")].last()), ("8", Some(&"1.25")), "{text}");
+        assert_eq!((rows[at("halt")][3], rows[at("halt")].last()), ("3", Some(&"0.50")), "{text}");
     }
 }

@@ -185,7 +185,8 @@ mod tests {
             uptime: Some(2.0),
             exit_status: None,
         };
-        let processor = ProcessorStat { processor: 0, exits: BTreeMap::new(), cpu_time: Some(cpu_time) };
+        let (exits, exit_time) = (BTreeMap::new(), BTreeMap::new());
+        let processor = ProcessorStat { processor: 0, exits, exit_time, cpu_time: Some(cpu_time) };
         let stat = PartitionStat { name, processors: vec![processor], console_bytes: 0, resident: None };
         let status = FrameStatus {
             name: Name::new("f").unwrap(),

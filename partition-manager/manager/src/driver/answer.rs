@@ -284,11 +284,16 @@ fn resources(declared: &Partition, plan: Option<&PartitionPlan>, block: u64) -> 
 /// Figures of one partition.
 pub fn stat(entry: &Entry) -> PartitionStat {
     let exits = entry.record.as_ref().and_then(|record| record.exits(entry.processors).ok()).unwrap_or_default();
+    let spent = entry.record.as_ref().and_then(|record| record.exit_times(entry.processors).ok()).unwrap_or_default();
     let times = entry.process.as_ref().map(|process| cpu_times(process.identity.pid)).unwrap_or_default();
     let processors = exits
         .into_iter()
+        .zip(spent)
         .zip(0u32..)
-        .map(|(exits, processor)| ProcessorStat { processor, exits, cpu_time: times.get(&processor).copied() })
+        .map(|((exits, exit_time), processor)| {
+            let cpu_time = times.get(&processor).copied();
+            ProcessorStat { processor, exits, exit_time, cpu_time }
+        })
         .collect();
     PartitionStat {
         name: entry.kept.declared.name.clone(),

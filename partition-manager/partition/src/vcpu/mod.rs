@@ -219,7 +219,7 @@ fn live(parts: Parts, inbox: &Receiver<Command>) -> End {
         Ok(local) => (local, None),
         Err(error) => (None, Some(Cause::RunFailed { errno: error.raw_os_error().unwrap_or(0) })),
     };
-    let mut guest = Guest { id, kickable, mapped, local, interrupts, devices, record, inbox };
+    let mut guest = Guest { id, kickable, mapped, local, interrupts, devices, record, exit: None, inbox };
     mailbox.say(id, Message::Prepared(placed));
     let cause = if guest.wait() {
         mailbox.say(id, Message::Entered);
@@ -238,6 +238,8 @@ struct Guest<'thread> {
     interrupts: Arc<Controllers>,
     devices: Arc<Devices>,
     record: Arc<Record>,
+    /// The last exit and when it came, by [`alarm::now`], until its time is counted.
+    exit: Option<(ExitReason, u64)>,
     inbox: &'thread Receiver<Command>,
 }
 
@@ -270,17 +272,19 @@ impl Guest<'_> {
                 Ok(false) => return None,
                 Err(cause) => return Some(cause),
             }
+            self.spend();
             let result = self.kickable.fd.run().map(drop);
+            let begin = alarm::now();
             if let Some(local) = &mut self.local {
                 local.settle(&mut self.kickable.fd);
             }
             match result {
-                Ok(()) => match self.handle() {
+                Ok(()) => match self.handle(begin) {
                     Ok(()) => {}
                     Err(cause) => return Some(cause),
                 },
                 Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => {
-                    self.count(ExitReason::Interrupted);
+                    self.count(ExitReason::Interrupted, begin);
                     // Cleared before the commands are looked at, or a kick between would be lost. The handler
                     // runs on this thread, so it is enough to hold the compiler to the order.
                     self.kickable.fd.set_kvm_immediate_exit(0);
@@ -290,7 +294,7 @@ impl Guest<'_> {
                     }
                 }
                 Err(error) => {
-                    self.count(ExitReason::Other);
+                    self.count(ExitReason::Other, begin);
                     return Some(Cause::RunFailed { errno: error.errno() });
                 }
             }
@@ -311,6 +315,9 @@ impl Guest<'_> {
                     Command::Stop => return Ok(false),
                 }
             }
+            if let Some((reason, begin)) = self.exit.take() {
+                self.record.spend(self.id as usize, reason, alarm::now().saturating_sub(begin));
+            }
             match time {
                 Some(time) => std::thread::park_timeout(time),
                 None => std::thread::park(),
@@ -318,8 +325,16 @@ impl Guest<'_> {
         }
     }
 
-    fn count(&self, reason: ExitReason) {
+    fn count(&mut self, reason: ExitReason, begin: u64) {
         self.record.count(self.id as usize, reason);
+        self.exit = Some((reason, begin));
+    }
+
+    /// Counts the time that was spent with the last exit, which is now: the guest goes on, or it waits.
+    fn spend(&mut self) {
+        if let Some((reason, begin)) = self.exit.take() {
+            self.record.spend(self.id as usize, reason, alarm::now().saturating_sub(begin));
+        }
     }
 
     /// Does what is asked; `false` when it is to stop.
@@ -334,13 +349,14 @@ impl Guest<'_> {
         true
     }
 
-    /// Handles one exit.
-    fn handle(&mut self) -> Result<(), Cause> {
+    /// Handles one exit, which came at `begin`.
+    fn handle(&mut self, begin: u64) -> Result<(), Cause> {
         let run = &raw mut *self.kickable.fd.get_kvm_run();
         // SAFETY: the mapping is the virtual processor's, of the size that KVM gave, and this thread's alone
         // but for `immediate_exit`, which no exit refers to.
         let exit = unsafe { Exit::read(run, self.mapped) };
         self.record.count(self.id as usize, exit.reason());
+        self.exit = Some((exit.reason(), begin));
         let local = self.local.as_ref();
         let cause = match exit {
             Exit::PortRead { port, size, data } => {

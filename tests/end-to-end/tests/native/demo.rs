@@ -76,6 +76,9 @@ pub fn verbs() -> Result<()> {
     let exits = &stat["processors"][0]["exits"];
     ensure!(exits["io_out"].as_u64().is_some_and(|count| count > 0), "{stat}");
 
+    let spent = &stat["processors"][0]["exit_time"];
+    ensure!(spent["io_out"].as_u64().is_some_and(|time| time > 0), "{stat}");
+
     let doctor = frame.lpar.ok("doctor")?.stdout;
     ensure!(doctor.contains("KVM"), "{doctor}");
     let events = frame.lpar.events()?;
