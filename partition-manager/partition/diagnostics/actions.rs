@@ -8,6 +8,7 @@ use crate::clock;
 use crate::command::{Command, HELP};
 use crate::console::{self, Line};
 use crate::devices;
+use crate::network;
 use crate::histogram::Histogram;
 use crate::memory;
 use crate::platform;
@@ -99,6 +100,9 @@ pub fn perform(state: &mut State, command: Command) {
         Command::Disk(errand, slot, sector) => devices::disk(errand, slot, sector, line),
         Command::Requests(slot, count) => devices::requests(slot, count, line),
         Command::Misdrive(slot, misdeed) => devices::misdrive(slot, misdeed, line),
+        Command::Send(slot, number) => network::send(slot, number, false, line),
+        Command::Forge(slot, number) => network::send(slot, number, true, line),
+        Command::Receive(slot) => network::receive(slot, line),
         Command::Watchdog(milliseconds) => watch(state, milliseconds, line),
         Command::IgnoreNmi => {
             state.ignoring_nmi = true;

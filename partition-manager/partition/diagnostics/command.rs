@@ -59,6 +59,12 @@ pub enum Command {
     Requests(u64, u64),
     /// Do this to the device in this slot.
     Misdrive(u64, Misdeed),
+    /// Send a frame with this number from the network adapter in this slot.
+    Send(u64, u64),
+    /// The same from an address that is not the adapter's.
+    Forge(u64, u64),
+    /// Receive such a frame.
+    Receive(u64),
     /// Arm the watchdog with this time, milliseconds, and reload it at each beat; 0 disarms it.
     Watchdog(u64),
     /// Only count NMIs, even when hung.
@@ -142,7 +148,8 @@ pub enum Mistake {
 pub const HELP: &str = "help info beats reset-beats off exit N reboot crash triple-fault hang spin idle exits N wild ADDRESS \
                         dirty MIB digest storm N ipi N lateness N deny approve ignore-nmi ignore-button devices reset SLOT random SLOT \
                         disk-read SLOT SECTOR disk-write SLOT SECTOR disk-flush SLOT disk-discard SLOT SECTOR \
-                        disk-zero SLOT SECTOR requests SLOT N misdrive SLOT MISDEED watchdog MS";
+                        disk-zero SLOT SECTOR requests SLOT N misdrive SLOT MISDEED net-send SLOT N \
+                        net-forge SLOT N net-receive SLOT watchdog MS";
 
 /// Reads a line: words between blanks.
 ///
@@ -182,6 +189,8 @@ fn build(word: &[u8], argument: Option<&[u8]>, second: Option<&[u8]>) -> Result<
         b"disk-discard" => return disk(Errand::Discard),
         b"disk-zero" => return disk(Errand::Zero),
         b"requests" => return Ok(Command::Requests(number()?, other()?)),
+        b"net-send" => return Ok(Command::Send(number()?, other()?)),
+        b"net-forge" => return Ok(Command::Forge(number()?, other()?)),
         b"misdrive" => {
             let misdeed = second.and_then(Misdeed::named).ok_or(Mistake::Argument)?;
             return Ok(Command::Misdrive(number()?, misdeed));
@@ -195,6 +204,7 @@ fn build(word: &[u8], argument: Option<&[u8]>, second: Option<&[u8]>) -> Result<
     let command = match word {
         b"reset" => return number().map(Command::Reset),
         b"random" => return number().map(Command::Random),
+        b"net-receive" => return number().map(Command::Receive),
         b"disk-flush" => return Ok(Command::Disk(Errand::Flush, number()?, 0)),
         b"exit" => return number().map(Command::Exit),
         b"exits" => return number().map(Command::Exits),
@@ -270,6 +280,6 @@ mod tests {
             assert_ne!(parse(word.as_bytes()), Err(Mistake::Unknown), "{word}");
             named += 1;
         }
-        assert_eq!(named, 34);
+        assert_eq!(named, 37);
     }
 }

@@ -32,7 +32,7 @@ pub fn list(line: &mut Line) {
 }
 
 /// Finds a device and starts it, if it does not run.
-fn ready(slot: u64) -> Result<Device, Trouble> {
+pub fn ready(slot: u64) -> Result<Device, Trouble> {
     let device = u8::try_from(slot).ok().and_then(Device::find).ok_or(Trouble::Absent)?;
     // Its registers read as ones before it may answer.
     pci::enable(device.slot);
@@ -45,7 +45,8 @@ fn ready(slot: u64) -> Result<Device, Trouble> {
     Ok(device)
 }
 
-fn said(line: &mut Line, outcome: Result<(), Trouble>) {
+/// Says why it did not work, if it did not.
+pub fn said(line: &mut Line, outcome: Result<(), Trouble>) {
     if let Err(trouble) = outcome {
         line.text("refused: ").text(trouble.text());
     }

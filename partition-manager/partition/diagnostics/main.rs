@@ -16,6 +16,7 @@ mod devices;
 mod digits;
 mod histogram;
 mod memory;
+mod network;
 mod options;
 mod pci;
 #[allow(dead_code, reason = "the monitor's half of the shared constants")]

@@ -1,4 +1,5 @@
-//! A driver of virtio devices on PCI: queue 0 of a device, one request at a time (virtio 1.2, sections 2.7, 4.1).
+//! A driver of virtio devices on PCI: queue 0 of a device, and of a network adapter queue 1 too; one request at a time
+//! on each (virtio 1.2, sections 2.7, 4.1).
 
 use core::sync::atomic::{AtomicU16, Ordering::Acquire, Ordering::Release};
 
@@ -14,6 +15,8 @@ const MSIX: u8 = 0x11;
 /// the payload has to spare.
 const RINGS: u64 = 0x1c_0000;
 const PAGE: u64 = 0x1000;
+/// The part of it that one queue has.
+const PART: u64 = PAGE / 2;
 /// What requests carry.
 pub const DATA: u64 = 0x1e_0000;
 /// Bytes at [`DATA`].
@@ -26,6 +29,8 @@ const USED: u64 = 0x200;
 const HEADER: u64 = 0x400;
 const STATUS: u64 = 0x410;
 const SEGMENT: u64 = 0x420;
+/// The vector that stands for none (section 4.1.5.1.2).
+const NO_VECTOR: u16 = 0xffff;
 /// Descriptor flags (section 2.7.5).
 pub const NEXT: u16 = 1;
 pub const WRITE: u16 = 2;
@@ -39,6 +44,9 @@ const FEATURES_OK: u8 = 8;
 const NEEDS_RESET: u8 = 0x40;
 /// Feature: this standard, not the one before it (section 6).
 const VERSION_1: u32 = 1;
+/// Type of a network adapter (section 5), and the one feature of it that is wanted: it has an address.
+pub const NETWORK: u16 = 1;
+const MAC: u32 = 1 << 5;
 /// How long a device has for a request, milliseconds.
 const PATIENCE: u64 = 10_000;
 
@@ -77,9 +85,13 @@ pub struct Device {
     pub slot: u8,
     /// Its type (section 5).
     pub kind: u16,
+    /// The queue that requests go to.
+    queue: u16,
     common: u64,
     notify: u64,
     step: u32,
+    /// What only devices of its type have.
+    own: u64,
     /// Its MSI-X table, and where its capability is.
     table: u64,
     msix: u8,
@@ -90,17 +102,19 @@ impl Device {
     pub fn find(slot: u8) -> Option<Self> {
         let (vendor, device) = pci::identity(slot)?;
         let kind = device.checked_sub(FIRST_DEVICE).filter(|_| vendor == VENDOR)?;
-        let mut found = Self { slot, kind, common: 0, notify: 0, step: 0, table: 0, msix: 0 };
+        let mut found = Self { slot, kind, queue: 0, common: 0, notify: 0, step: 0, own: 0, table: 0, msix: 0 };
         for (at, word) in pci::capabilities(slot) {
             let place = |bar: u32, offset: u32| pci::base(slot, bar as u8).map(|base| base + u64::from(offset));
             match (word as u8, word >> 24) {
-                (VENDOR_SPECIFIC, kind @ 1..=2) => {
+                (VENDOR_SPECIFIC, kind @ (1 | 2 | 4)) => {
                     let address = place(pci::read(slot, at + 4) & 0xff, pci::read(slot, at + 8))?;
-                    if kind == 1 {
-                        found.common = address;
-                    } else {
-                        found.notify = address;
-                        found.step = pci::read(slot, at + 16);
+                    match kind {
+                        1 => found.common = address,
+                        2 => {
+                            found.notify = address;
+                            found.step = pci::read(slot, at + 16);
+                        }
+                        _ => found.own = address,
                     }
                 }
                 (MSIX, _) => {
@@ -117,6 +131,16 @@ impl Device {
     /// The vector that its interrupts come at.
     pub const fn vector(&self) -> u8 {
         platform::PROBE_SLOT_VECTOR + self.slot
+    }
+
+    /// The same device, with requests going to queue 1, which [`Device::start`] sets up for a network adapter.
+    pub const fn second(self) -> Self {
+        Self { queue: 1, ..self }
+    }
+
+    /// Byte `at` of what only devices of its type have.
+    pub fn own(&self, at: u64) -> u8 {
+        memory::byte(self.own + at)
     }
 
     /// Interrupts of it that were taken.
@@ -153,7 +177,7 @@ impl Device {
     /// Resets it, agrees on all that it offers but for the ring's own features, gives it its rings and its
     /// interrupt.
     pub fn start(&self) -> Result<(), Trouble> {
-        self.start_at(self.page())
+        self.start_at(RINGS + u64::from(self.slot) * PAGE)
     }
 
     /// As [`Device::start`], with the rings anywhere.
@@ -162,7 +186,8 @@ impl Device {
         self.set_status(ACKNOWLEDGE | DRIVER);
         write_register(self.common, 0);
         // Bits 24 and up are the transport's (section 6).
-        let offered = read_register(self.common + 4) & 0x00ff_ffff;
+        let wanted = if self.kind == NETWORK { MAC } else { 0x00ff_ffff };
+        let offered = read_register(self.common + 4) & wanted;
         for (select, features) in [(0, offered), (1, VERSION_1)] {
             write_register(self.common + 8, select);
             write_register(self.common + 12, features);
@@ -171,22 +196,30 @@ impl Device {
         if self.status() & FEATURES_OK == 0 {
             return Err(Trouble::Refused);
         }
-        memory::fill(self.page(), PAGE, 0);
+        memory::fill(RINGS + u64::from(self.slot) * PAGE, PAGE, 0);
         self.route();
-        memory::write_half(self.common + 22, 0);
+        for queue in 0..if self.kind == NETWORK { 2 } else { 1 } {
+            self.set_up(queue, page + u64::from(queue) * PART)?;
+        }
+        self.set_status(ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK);
+        if self.is_frozen() { Err(Trouble::Frozen) } else { Ok(()) }
+    }
+
+    /// Gives queue `queue` its rings at `place`; queue 0 interrupts, others are looked at.
+    fn set_up(&self, queue: u16, place: u64) -> Result<(), Trouble> {
+        memory::write_half(self.common + 22, queue);
         let largest = (read_register(self.common + 24) & 0xffff) as u16;
         if largest < ENTRIES {
             return Err(Trouble::Refused);
         }
         memory::write_half(self.common + 24, ENTRIES);
-        memory::write_half(self.common + 26, 0);
+        memory::write_half(self.common + 26, if queue == 0 { 0 } else { NO_VECTOR });
         for (register, offset) in [(32, 0), (40, AVAILABLE), (48, USED)] {
-            write_register(self.common + register, (page + offset) as u32);
-            write_register(self.common + register + 4, ((page + offset) >> 32) as u32);
+            write_register(self.common + register, (place + offset) as u32);
+            write_register(self.common + register + 4, ((place + offset) >> 32) as u32);
         }
         memory::write_half(self.common + 28, 1);
-        self.set_status(ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK);
-        if self.is_frozen() { Err(Trouble::Frozen) } else { Ok(()) }
+        Ok(())
     }
 
     /// Without agreement on anything, which is a fault of the driver's.
@@ -206,7 +239,7 @@ impl Device {
     }
 
     const fn page(&self) -> u64 {
-        RINGS + self.slot as u64 * PAGE
+        RINGS + self.slot as u64 * PAGE + self.queue as u64 * PART
     }
 
     /// Where a request's header is.
@@ -245,7 +278,7 @@ impl Device {
         let at = index.load(Acquire);
         memory::write_half(self.page() + AVAILABLE + 4 + u64::from(at % ENTRIES) * 2, head);
         index.store(at.wrapping_add(count), Release);
-        memory::write_half(self.notify, 0);
+        self.notify(self.queue);
     }
 
     /// Sends a chain of buffers (address, bytes, whether the device writes it) and waits until it was used; the

@@ -9,6 +9,7 @@ mod exit_status;
 mod leftovers;
 mod lifecycle;
 mod mistakes;
+mod network;
 mod plan;
 mod rounds;
 mod scale;
@@ -25,6 +26,10 @@ type Test = (&'static str, fn() -> Result<()>, fn() -> Option<String>);
 
 fn nothing() -> Option<String> {
     None
+}
+
+fn kvm_and_switches() -> Option<String> {
+    kvm_and_root().or_else(network::lacks)
 }
 
 fn kvm_and_root() -> Option<String> {
@@ -57,6 +62,7 @@ const TESTS: &[Test] = &[
     ("death::a_manager_that_is_told_to_end_is_replaced", death::manager_terminated, host::lacks_kvm),
     ("death::nothing_is_left_of_a_frame_that_was_killed_whole", death::all_killed, host::lacks_kvm),
     ("death::a_frame_whose_supervisor_was_killed_is_taken_up_again", death::supervisor_killed, host::lacks_kvm),
+    ("network::frames_reach_their_own_vlan_and_no_other", network::frames, kvm_and_switches),
     ("devices::what_a_guest_writes_is_in_the_image", devices::written, host::lacks_kvm),
     ("devices::interrupts_taken_are_interrupts_delivered", devices::counted, host::lacks_kvm),
     ("devices::interrupts_are_timed_where_their_acknowledgement_is_seen", devices::timed, host::lacks_kvm),
