@@ -17,6 +17,8 @@ const GET_ID: u32 = 8;
 const DISCARD: u32 = 11;
 const WRITE_ZEROES: u32 = 13;
 
+/// Requests that are done before the thread looks for other orders.
+const BATCH: usize = 64;
 /// Bytes of a request's header: type, reserved, sector.
 const HEADER: u64 = 16;
 /// Bytes of one range of a discard or write-zeroes request: sector, count, flags.
@@ -157,7 +159,7 @@ impl Service for Requests {
     fn serve(&mut self, rings: &mut [Option<Ring>], queue: usize) -> Result<Served, Fault> {
         let Some(Some(ring)) = rings.get_mut(queue) else { return Ok(Served::All) };
         let mut served = Served::All;
-        loop {
+        for _ in 0..BATCH {
             if self.limits.must_wait().map_err(|error| backend("the timer of its limits", &error))? {
                 served = Served::Waits;
                 break;
@@ -165,8 +167,9 @@ impl Service for Requests {
             let Some(chain) = ring.take()? else { break };
             let written = self.request(ring, &chain)?;
             ring.complete(chain.head, written)?;
+            // Nobody waits for the requests of others.
+            ring.notify()?;
         }
-        ring.notify()?;
         Ok(served)
     }
 
