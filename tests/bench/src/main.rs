@@ -8,6 +8,7 @@ mod brought_up;
 mod devices;
 mod measure;
 mod memory;
+mod modes;
 mod peer;
 mod report;
 mod scale;
@@ -20,6 +21,7 @@ use clap::Parser;
 use devices::DeviceFigure;
 use measure::StopFigure;
 use memory::MemoryFigure;
+use modes::ModeFigure;
 use scale::Scale;
 use statistics::Figure;
 use std::path::PathBuf;
@@ -48,6 +50,9 @@ struct Arguments {
     /// Measure only what a storm in one partition does to another.
     #[arg(long, conflicts_with_all = ["scale", "start"])]
     storm: bool,
+    /// Measure instead what an interrupt costs with the interrupt controllers in KVM, split, and emulated.
+    #[arg(long, conflicts_with_all = ["scale", "start", "storm", "devices", "peer"])]
+    modes: bool,
     /// Measure instead disk and adapter of a Linux partition against those of QEMU's microvm, both in the testbed.
     #[arg(long, conflicts_with_all = ["scale", "start", "storm", "peer"])]
     devices: bool,
@@ -94,6 +99,7 @@ pub struct Results {
     races: Vec<Race>,
     storm: Option<StormFigure>,
     devices: Vec<DeviceFigure>,
+    modes: Vec<ModeFigure>,
     scale: Option<Scale>,
 }
 
@@ -153,6 +159,9 @@ fn ratios(directory: &std::path::Path, arguments: &Arguments) -> Result<Results>
     };
     let rounds = usize::from(arguments.rounds);
     let several = rounds.div_ceil(4);
+    if arguments.modes {
+        return Ok(Results { modes: modes::measure(&subjects, several)?, ..Results::default() });
+    }
     if arguments.storm {
         return Ok(Results { storm: Some(storm::measure(&subjects, several)?), ..Results::default() });
     }

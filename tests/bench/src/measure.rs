@@ -6,6 +6,7 @@ use crate::peer::Peer;
 use crate::statistics::{Figure, Samples};
 use crate::subject::{Run, Setup, Subjects};
 use anyhow::{Context, Result, bail, ensure};
+use frame::launch::InterruptMode;
 use frame::platform;
 use std::io::Read;
 use std::process::Stdio;
@@ -14,7 +15,15 @@ use std::time::{Duration, Instant};
 const MEMORY: u64 = 16 << 20;
 
 pub fn setup(cmdline: &str) -> Setup {
-    Setup { memory: MEMORY, cmdline: format!("name=bench {cmdline}"), cpu: None, interrupt: None, entropy: false }
+    let cmdline = format!("name=bench {cmdline}");
+    Setup {
+        memory: MEMORY,
+        cmdline,
+        cpu: None,
+        interrupt: None,
+        entropy: false,
+        interrupt_mode: InterruptMode::default(),
+    }
 }
 
 /// One of those that are measured.

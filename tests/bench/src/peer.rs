@@ -118,8 +118,7 @@ mod tests {
     #[test]
     fn every_kind_is_given_the_payload_its_line_and_its_memory() {
         let directory = tempfile::tempdir().unwrap();
-        let setup =
-            Setup { memory: 16 << 20, cmdline: "name=x run=spin".into(), cpu: None, interrupt: None, entropy: false };
+        let setup = Setup { memory: 16 << 20, ..crate::measure::setup("run=spin") };
         for (_, name, _) in Kind::ALL {
             let peer = parse(&format!("{name}=/none")).unwrap();
             let command = peer.command(Path::new("/image"), &setup, directory.path()).unwrap();
@@ -128,7 +127,7 @@ mod tests {
             if name == "firecracker" {
                 all += &std::fs::read_to_string(directory.path().join("firecracker.json")).unwrap();
             }
-            for part in ["/image", "name=x run=spin", "16"] {
+            for part in ["/image", "name=bench run=spin", "16"] {
                 assert!(all.contains(part), "{name}: {all}");
             }
         }

@@ -4,6 +4,7 @@ use crate::Results;
 use crate::devices::DeviceFigure;
 use crate::measure::StopFigure;
 use crate::memory::MemoryFigure;
+use crate::modes::ModeFigure;
 use crate::scale::Scale;
 use crate::statistics::Figure;
 use crate::storm::StormFigure;
@@ -33,6 +34,7 @@ pub fn text(results: &Results) -> String {
         );
     }
     devices(&mut out, &results.devices);
+    modes(&mut out, &results.modes);
     if results.races.is_empty() && results.devices.is_empty() && !results.memory.is_empty() {
         out.push_str("no other monitor was found to compare with (--peer NAME=PATH names one)\n");
     }
@@ -157,6 +159,24 @@ fn devices(out: &mut String, figures: &[DeviceFigure]) {
             one.promised,
             verdict(one.holds())
         );
+    }
+}
+
+fn modes(out: &mut String, figures: &[ModeFigure]) {
+    let mut last = "";
+    for one in figures {
+        if one.load != last {
+            let _ = writeln!(
+                out,
+                "interrupts by {}\n  {:<12}{:>9}{:>13}{:>17}",
+                one.load, "", "us", "to kernel", "exits of each"
+            );
+            last = one.load;
+        }
+        // Of the mode itself: its second turn.
+        let again = if one.mode == "kernel" { " (to itself)" } else { "" };
+        let _ =
+            writeln!(out, "  {:<12}{:>9.2}{:>13.3}{:>17.2}{again}", one.mode, one.microseconds, one.ratio, one.exits);
     }
 }
 

@@ -4,9 +4,9 @@ use crate::peer::Peer;
 use anyhow::{Context, Result, bail, ensure};
 use frame::cpuset::CpuSet;
 use frame::device::{DeviceKind, DeviceSpec};
-use frame::launch::{BootSpec, InterruptSpec, LaunchSpec, MemorySpec, Place, ProcessorSpec, Topology};
+use frame::launch::{BootSpec, InterruptMode, InterruptSpec, LaunchSpec, MemorySpec, Place, ProcessorSpec, Topology};
 use frame::name::Name;
-use frame::record;
+use frame::record::{self, ExitReason};
 use frame::wire::{Packet, Report, Request};
 use os::packet::{self, PacketError};
 use rustix::event::EventfdFlags;
@@ -49,6 +49,8 @@ pub struct Setup {
     pub interrupt: Option<u32>,
     /// Whether the partition has an entropy device, in slot 1, whose thread has the processor's CPU.
     pub entropy: bool,
+    /// Where the interrupt controllers of a partition are.
+    pub interrupt_mode: InterruptMode,
 }
 
 /// A guest that runs.
@@ -151,7 +153,7 @@ impl Subjects {
             panic_device: false,
             watchdog: None,
             devices,
-            interrupt_mode: frame::launch::InterruptMode::default(),
+            interrupt_mode: setup.interrupt_mode,
             interrupt_limit: frame::storm::Limit::default(),
             interrupts: setup.interrupt.map(|gsi| InterruptSpec { gsi }).into_iter().collect(),
         };
@@ -286,6 +288,19 @@ impl Run {
 }
 
 impl Run {
+    /// Exits of a partition's first virtual processor to its process so far.
+    ///
+    /// # Errors
+    /// When it is no partition.
+    pub fn exits(&self) -> Result<u64> {
+        let Output::Record { record, .. } = &self.output else { bail!("only a partition counts its exits") };
+        ExitReason::ALL.iter().try_fold(0, |sum, reason| {
+            let mut count = [0; 8];
+            rustix::io::pread(record, &mut count, record::counter_offset(0, *reason))?;
+            Ok(sum + u64::from_le_bytes(count))
+        })
+    }
+
     /// Tells a partition to stop, and gives the time until its final record arrives.
     ///
     /// # Errors
