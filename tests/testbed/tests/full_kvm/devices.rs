@@ -118,6 +118,7 @@ fn agree(testbed: &mut Testbed, history: &str) -> Result<()> {
         let row = row.with_context(|| format!("{device} has no vector 1:\n{text}"))?;
         ensure!(row.state == SourceState::Enabled && row.partition.as_str() == "red", "{row:?}");
         ensure!(taken > 0 && row.delivered >= taken, "{device}: {taken} interrupts taken of {row:?}");
+        ensure!(row.timed > 0 && row.timed <= row.delivered, "none of its interrupts was timed: {row:?}");
         if device == "entropy" {
             // The guest moved it from processor 0 to 1, and took some on each.
             ensure!(counts.iter().all(|count| *count > 0) && row.processor == Some(1), "{counts:?} {row:?}");
