@@ -401,11 +401,11 @@ impl LaunchSpec {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::units::MIB;
 
-    fn spec() -> LaunchSpec {
+    pub(crate) fn spec() -> LaunchSpec {
         LaunchSpec {
             name: Name::new("a").unwrap(),
             frame: Name::new("f").unwrap(),

@@ -3,12 +3,14 @@
 //! Pure functions over plain data. Nothing here knows files, threads, KVM or clocks, so every rule about
 //! partitions can be tested without a host, on machines of any size.
 
+pub mod adapter;
 pub mod api;
 pub mod assignment;
 pub mod code;
 pub mod cpuset;
 pub mod declare;
 pub mod device;
+pub mod device_row;
 pub mod diagnostic;
 pub mod event;
 #[cfg(feature = "file")]

@@ -5,6 +5,7 @@
 //! left. Every packet carries the protocol's version and the manager's epoch; a partition that has served
 //! an epoch refuses every lower one, so that a manager that was replaced can do nothing.
 
+use crate::adapter::FrameCounts;
 use crate::latency::Histogram;
 use crate::launch::LaunchSpec;
 use crate::record::Final;
@@ -153,10 +154,14 @@ pub struct DeviceStatus {
     pub reason: Option<String>,
     /// Its message-signalled interrupts, by vector.
     pub vectors: Vec<VectorStatus>,
+    /// Of a network adapter: what became of its frames.
+    #[serde(default)]
+    pub frames: Option<FrameCounts>,
 }
 
 /// Whether a device works.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum DeviceState {
     /// It works.

@@ -146,7 +146,7 @@ pub enum Verb {
         /// The partition.
         #[command(flatten)]
         which: Which,
-        /// The device, as `lpar interrupts` names it.
+        /// The device, as `lpar devices` names it.
         #[arg(value_parser = |text: &str| Name::new(text))]
         device: Name,
     },
@@ -164,6 +164,12 @@ pub enum Verb {
     },
     /// Show what partitions did: exits by reason, processor time, memory.
     Stat {
+        /// The partition; all of them when absent.
+        #[arg(value_parser = |text: &str| Name::new(text))]
+        name: Option<Name>,
+    },
+    /// Show devices: what each is, whether it works, what an adapter dropped.
+    Devices {
         /// The partition; all of them when absent.
         #[arg(value_parser = |text: &str| Name::new(text))]
         name: Option<Name>,
@@ -240,6 +246,7 @@ mod tests {
                 "activate",
                 "check",
                 "console",
+                "devices",
                 "doctor",
                 "down",
                 "events",

@@ -48,6 +48,7 @@ fn run(Arguments { common, verb }: Arguments) -> Outcome {
         Verb::Service { which, device } => verbs::service(&common, &which.name, &ServiceRequest { device }),
         Verb::Wait { which, state, timeout } => verbs::wait(&common, &which.name, state, timeout),
         Verb::Console { which, force, history } => console::run(&common, &which.name, force, history),
+        Verb::Devices { name } => verbs::devices(&common, name.as_ref()),
         Verb::Interrupts { name } => verbs::interrupts(&common, name.as_ref()),
         Verb::Stat { name } => verbs::stat(&common, name.as_ref()),
         Verb::Events { follow, newest } => verbs::events(&common, follow, newest),

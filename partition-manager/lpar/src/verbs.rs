@@ -10,7 +10,7 @@ mod plan;
 pub use control::{activate, service, shutdown, wait};
 pub use events::{events, line as event_line};
 pub use explain::explain;
-pub use look::{interrupts, ls, partitions_table, show, stat};
+pub use look::{devices, interrupts, ls, partitions_table, show, stat};
 pub use offline::{check, doctor};
 pub use plan::plan;
 

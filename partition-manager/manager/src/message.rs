@@ -6,6 +6,7 @@ use frame::api::{
     DownRequest, FrameAssignment, FrameStatus, PartitionDetail, PartitionRow, PartitionStat, ServiceRequest,
     ShutdownRequest, WaitAnswer,
 };
+use frame::device_row::DeviceRow;
 use frame::interrupt::InterruptRow;
 use frame::name::Name;
 use frame::state::State;
@@ -83,6 +84,8 @@ pub enum Request {
     Stat(Name, Reply<PartitionStat>),
     /// Interrupt sources of one partition, or of all.
     Interrupts(Option<Name>, Reply<Vec<InterruptRow>>),
+    /// Devices of one partition, or of all.
+    Devices(Option<Name>, Reply<Vec<DeviceRow>>),
     /// The frame.
     Frame(Reply<FrameStatus>),
     /// What is owned now.

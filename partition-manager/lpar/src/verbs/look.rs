@@ -6,10 +6,12 @@ use crate::daemons::{Daemon, of};
 use crate::failure::{Outcome, refuse};
 use crate::roots;
 use crate::show::{Table, field, plain, size, span};
-use frame::api::{INTERRUPTS, PARTITIONS, PartitionDetail, PartitionRow, PartitionStat};
+use frame::api::{DEVICES, INTERRUPTS, PARTITIONS, PartitionDetail, PartitionRow, PartitionStat};
+use frame::device_row::DeviceRow;
 use frame::interrupt::{InterruptRow, SourceState};
 use frame::name::Name;
 use frame::units::Units;
+use frame::wire::DeviceState;
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
@@ -159,6 +161,61 @@ pub fn stat(common: &Common, name: Option<&Name>) -> Outcome {
     let stats: Vec<PartitionStat> =
         rows.iter().map(|row| manager.get(&of(&row.name, "/stat"))).collect::<Result<_, _>>()?;
     if common.json { json(&stats) } else { print(&stat_text(&stats)) }
+}
+
+/// `lpar devices [NAME]`.
+///
+/// # Errors
+/// When no frame answers, or there is no such partition.
+pub fn devices(common: &Common, name: Option<&Name>) -> Outcome {
+    let root = roots::running(common)?;
+    let path = name.map_or_else(|| DEVICES.to_owned(), |name| format!("{DEVICES}?partition={name}"));
+    let rows: Vec<DeviceRow> = Daemon::manager(&root).get(&path)?;
+    if common.json { json(&rows) } else { print(&devices_table(&rows).to_string()) }
+}
+
+fn devices_table(rows: &[DeviceRow]) -> Table {
+    let mut table = Table::new(&[
+        "partition",
+        "device",
+        ">slot",
+        "kind",
+        "state",
+        ">freezes",
+        ">sent",
+        ">received",
+        "dropped",
+        "last fault",
+    ]);
+    let of = |count: Option<u64>| count.map_or_else(|| "-".to_owned(), |count| count.to_string());
+    for row in rows {
+        let state = match row.state {
+            DeviceState::Working => "works",
+            DeviceState::Frozen => "frozen",
+            DeviceState::Permanent => "failed",
+        };
+        let dropped = row.frames.map_or_else(
+            || "-".to_owned(),
+            |frames| {
+                let some = frames.dropped().into_iter().filter(|(_, count)| *count > 0);
+                let all: Vec<String> = some.map(|(reason, count)| format!("{reason}={count}")).collect();
+                if all.is_empty() { "0".to_owned() } else { all.join(" ") }
+            },
+        );
+        table.row([
+            row.partition.to_string(),
+            row.device.to_string(),
+            row.slot.to_string(),
+            row.kind.clone(),
+            state.to_owned(),
+            row.freezes.to_string(),
+            of(row.frames.map(|frames| frames.sent)),
+            of(row.frames.map(|frames| frames.received)),
+            dropped,
+            row.reason.clone().unwrap_or_default(),
+        ]);
+    }
+    table
 }
 
 /// `lpar interrupts [NAME]`.

@@ -396,7 +396,8 @@ impl Driver {
                 let found = self.entries.get(&name).ok_or_else(|| Refusal::unknown(&name));
                 let _ = reply.send(found.map(answer::stat));
             }
-            Request::Interrupts(name, reply) => self.ask_interrupts(name, reply),
+            Request::Interrupts(name, reply) => self.ask(name, sources::Asker::Interrupts(vec![], reply)),
+            Request::Devices(name, reply) => self.ask(name, sources::Asker::Devices(vec![], reply)),
             Request::Service(name, request, reply) => {
                 let _ = reply.send(self.service(&name, &request.device));
             }

@@ -1,11 +1,13 @@
-//! Interrupt sources: asked of the partitions' processes, since the guests route them.
+//! Devices and their interrupt sources: asked of the partitions' processes, since the guests drive and route them.
 
 use super::{Driver, answer};
 use crate::clock;
 use crate::message::{Refusal, Reply};
 use frame::api::PartitionRow;
 use frame::code::Code;
-use frame::interrupt::{InterruptRow, rows};
+use frame::device_row::{self, DeviceRow};
+use frame::interrupt::{self, InterruptRow};
+use frame::launch::LaunchSpec;
 use frame::name::Name;
 use frame::wire::{DeviceStatus, Request};
 use std::collections::BTreeSet;
@@ -15,14 +17,39 @@ const PATIENCE_MS: u64 = 2_000;
 /// Most questions that are open at once; more are refused.
 const MOST_QUESTIONS: usize = 64;
 
-/// Somebody who asked for interrupt sources.
+/// Somebody who asks, and what was found for them so far.
+#[derive(Debug)]
+pub enum Asker {
+    /// For interrupt sources.
+    Interrupts(Vec<InterruptRow>, Reply<Vec<InterruptRow>>),
+    /// For devices.
+    Devices(Vec<DeviceRow>, Reply<Vec<DeviceRow>>),
+}
+
+impl Asker {
+    fn refuse(self, refusal: Refusal) {
+        // Whoever asked may be gone.
+        match self {
+            Self::Interrupts(_, reply) => drop(reply.send(Err(refusal))),
+            Self::Devices(_, reply) => drop(reply.send(Err(refusal))),
+        }
+    }
+
+    fn hear(&mut self, spec: &LaunchSpec, statuses: &[DeviceStatus]) {
+        match self {
+            Self::Interrupts(rows, _) => rows.extend(interrupt::rows(spec, statuses)),
+            Self::Devices(rows, _) => rows.extend(device_row::rows(spec, statuses)),
+        }
+    }
+}
+
+/// A question that is open.
 #[derive(Debug)]
 pub struct Question {
     about: Option<Name>,
     missing: BTreeSet<Name>,
-    rows: Vec<InterruptRow>,
     until: u64,
-    reply: Reply<Vec<InterruptRow>>,
+    asker: Asker,
 }
 
 impl Question {
@@ -31,30 +58,32 @@ impl Question {
         self.until
     }
 
-    fn answer(mut self) {
+    fn answer(self) {
         let silent = self.about.filter(|name| self.missing.contains(name));
-        self.rows.sort_by_key(|row| row.source);
-        let answer = match silent {
-            Some(name) => Err(Refusal::failed(format!(
+        match (silent, self.asker) {
+            (Some(name), asker) => asker.refuse(Refusal::failed(format!(
                 "the process of partition {name} did not say in {PATIENCE_MS} ms; it is stopped or starved"
             ))),
-            None => Ok(self.rows),
-        };
-        // Whoever asked may be gone.
-        let _ = self.reply.send(answer);
+            (None, Asker::Interrupts(mut rows, reply)) => {
+                rows.sort_by_key(|row| row.source);
+                drop(reply.send(Ok(rows)));
+            }
+            (None, Asker::Devices(mut rows, reply)) => {
+                rows.sort_by(|one, two| (&one.partition, one.slot).cmp(&(&two.partition, two.slot)));
+                drop(reply.send(Ok(rows)));
+            }
+        }
     }
 }
 
 impl Driver {
     /// Asks the processes of one partition, or of all that run.
-    pub(super) fn ask_interrupts(&mut self, about: Option<Name>, reply: Reply<Vec<InterruptRow>>) {
+    pub(super) fn ask(&mut self, about: Option<Name>, asker: Asker) {
         if let Some(name) = about.as_ref().filter(|name| !self.entries.contains_key(*name)) {
-            let _ = reply.send(Err(Refusal::unknown(name)));
-            return;
+            return asker.refuse(Refusal::unknown(name));
         }
         if self.questions.len() >= MOST_QUESTIONS {
-            let _ = reply.send(Err(Refusal::conflict("too many ask for interrupts at once; try again")));
-            return;
+            return asker.refuse(Refusal::conflict("too many ask for devices at once; try again"));
         }
         let wanted = |name: &Name| about.as_ref().is_none_or(|about| about == name);
         let mut missing = BTreeSet::new();
@@ -73,7 +102,7 @@ impl Driver {
             }
         }
         let until = clock::now().saturating_add(PATIENCE_MS);
-        self.questions.push(Question { about, missing, rows: vec![], until, reply });
+        self.questions.push(Question { about, missing, until, asker });
         self.settle_questions(0);
     }
 
@@ -103,10 +132,9 @@ impl Driver {
     pub(super) fn told_devices(&mut self, name: &Name, statuses: &[DeviceStatus]) {
         let process = self.entries.get(name).and_then(|entry| entry.process.as_ref());
         let Some(spec) = process.and_then(|process| process.spec.as_ref()) else { return };
-        let rows = rows(spec, statuses);
         for question in &mut self.questions {
             if question.missing.remove(name) {
-                question.rows.extend(rows.iter().cloned());
+                question.asker.hear(spec, statuses);
             }
         }
         self.settle_questions(0);

@@ -11,9 +11,10 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use crossbeam_channel::{Sender, TrySendError};
 use frame::api::{
-    ASSIGNMENT, DOWN, DownRequest, ErrorBody, FRAME, FrameAssignment, FrameStatus, INTERRUPTS, OPENAPI,
+    ASSIGNMENT, DEVICES, DOWN, DownRequest, ErrorBody, FRAME, FrameAssignment, FrameStatus, INTERRUPTS, OPENAPI,
     PartitionDetail, PartitionRow, PartitionStat, ServiceRequest, ShutdownRequest, WaitAnswer,
 };
+use frame::device_row::DeviceRow;
 use frame::interrupt::InterruptRow;
 use frame::name::Name;
 use serde::Deserialize;
@@ -135,6 +136,7 @@ struct Of {
         show,
         stat,
         interrupts,
+        devices,
         activate,
         shutdown,
         service,
@@ -159,6 +161,7 @@ pub fn router(queue: Sender<Message>) -> Router {
         .route("/v1/partitions/{name}/wait", get(wait))
         .route("/v1/partitions/{name}/console", post(console::open))
         .route(INTERRUPTS, get(interrupts))
+        .route(DEVICES, get(devices))
         .route(FRAME, get(frame_status))
         .route(ASSIGNMENT, get(assignment))
         .route(DOWN, post(down))
@@ -251,10 +254,27 @@ async fn interrupts(
     State(api): State<Api>,
     query: Result<Query<Of>, QueryRejection>,
 ) -> Result<Json<Vec<InterruptRow>>, Problem> {
+    let name = asked(query)?;
+    Ok(Json(api.ask(|reply| Request::Interrupts(name, reply)).await?))
+}
+
+/// Devices of all partitions that run, or of one.
+#[utoipa::path(get, path = "/v1/devices", params(("partition" = Option<String>, Query)), responses(
+    (status = 200, body = Vec<DeviceRow>), (status = 404, body = ErrorBody),
+    (status = 500, description = "The partition's process does not answer", body = ErrorBody)))]
+async fn devices(
+    State(api): State<Api>,
+    query: Result<Query<Of>, QueryRejection>,
+) -> Result<Json<Vec<DeviceRow>>, Problem> {
+    let name = asked(query)?;
+    Ok(Json(api.ask(|reply| Request::Devices(name, reply)).await?))
+}
+
+/// The partition that a query names, if it names one.
+fn asked(query: Result<Query<Of>, QueryRejection>) -> Result<Option<Name>, Problem> {
     let Query(Of { partition }) = query?;
     let wrong = |error: frame::name::NameError| Refusal { status: 400, message: error.to_string() };
-    let name = partition.map(Name::new).transpose().map_err(wrong)?;
-    Ok(Json(api.ask(|reply| Request::Interrupts(name, reply)).await?))
+    Ok(partition.map(Name::new).transpose().map_err(wrong)?)
 }
 
 /// The frame and its manager.
@@ -285,7 +305,7 @@ mod tests {
     fn the_description_names_every_path() {
         let text = serde_json::to_value(Description::openapi()).unwrap();
         let paths: Vec<&String> = text["paths"].as_object().unwrap().keys().collect();
-        assert_eq!(paths.len(), 12, "{paths:?}");
+        assert_eq!(paths.len(), 13, "{paths:?}");
     }
 
     #[test]

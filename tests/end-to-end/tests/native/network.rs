@@ -103,6 +103,14 @@ fn exchange() -> Result<()> {
     // The other way, and both of a VLAN hear a broadcast that neither of them sent.
     let from = ask("beta", "net-send 8 5").and_then(|_| ask("alpha", "net-receive 8"))?;
     ensure!(from.get("received") == Some(&5), "{from:?}");
+    let rows = frame.lpar.json("devices alpha")?;
+    ensure!(rows.as_array().is_some_and(|rows| rows.len() == 1), "{rows}");
+    let own = rows.as_array().into_iter().flatten().find(|row| row["device"] == "lan0").context("no lan0")?;
+    let count = |what: &str| own["frames"][what].as_u64();
+    ensure!(own["kind"] == "network" && own["slot"] == 8 && own["state"] == "working", "{own}");
+    ensure!(count("sent") == Some(2) && count("received") == Some(1) && count("source") == Some(1), "{own}");
+    let table = frame.lpar.ok("devices")?;
+    ensure!(table.stdout.contains("source=1"), "{}", table.stdout);
     let events = frame.lpar.events()?;
     ensure!(events.iter().all(|event| event["code"] != "B2000007"), "an adapter froze: {events:?}");
     frame.down()

@@ -226,6 +226,7 @@ impl VirtioFunction {
             freezes: freezes.total(),
             reason: freezes.last().map(ToString::to_string),
             vectors: self.parts.interrupter.msix().figures().into_iter().map(vector).collect(),
+            frames: self.parts.model.frames(),
         }
     }
 

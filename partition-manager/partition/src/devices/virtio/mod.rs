@@ -19,6 +19,8 @@ pub(crate) mod testing;
 mod tests;
 pub mod worker;
 
+use frame::adapter::FrameCounts;
+
 /// What is known of a device without its thread: what it is, what it offers, its configuration.
 pub trait Model: Send + Sync + std::fmt::Debug {
     /// The device's type (section 5).
@@ -46,6 +48,11 @@ pub trait Model: Send + Sync + std::fmt::Debug {
 
     /// The driver reset the device.
     fn reset(&self) {}
+
+    /// Of a network adapter: what became of its frames.
+    fn frames(&self) -> Option<FrameCounts> {
+        None
+    }
 }
 
 /// Reads `data` at `offset` from a configuration that is given as bytes.

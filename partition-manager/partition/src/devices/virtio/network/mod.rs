@@ -9,6 +9,7 @@ mod tests;
 
 use super::{Model, read_bytes};
 use filter::Dropped;
+use frame::adapter::FrameCounts;
 use frame::device::NetworkSpec;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -65,6 +66,22 @@ pub struct Counters {
 impl Counters {
     pub(super) fn count(counter: &AtomicU64) {
         counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn counts(&self) -> FrameCounts {
+        let [sent, received, short, source, reserved, vlan, tags, destination, refused] = [
+            &self.sent,
+            &self.received,
+            &self.short,
+            &self.source,
+            &self.reserved,
+            &self.vlan,
+            &self.tags,
+            &self.destination,
+            &self.refused,
+        ]
+        .map(|counter| counter.load(Ordering::Relaxed));
+        FrameCounts { sent, received, short, source, reserved, vlan, tags, destination, refused }
     }
 
     pub(super) fn dropped(&self, why: Dropped) {
@@ -133,5 +150,9 @@ impl Model for Network {
 
     fn read_config(&self, offset: u64, data: &mut [u8]) {
         read_bytes(&self.config, offset, data);
+    }
+
+    fn frames(&self) -> Option<FrameCounts> {
+        Some(self.counters.counts())
     }
 }
