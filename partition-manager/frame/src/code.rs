@@ -153,6 +153,10 @@ registry! {
         "The guest hung: it did not reload its watchdog in the time that it had set itself, counted without what its processors had to wait for the host.",
         "A defect of the guest's kernel or of its drivers, or the program that reloads the watchdog is gone.",
         "Look at its console and at the registers in the event. With `watchdog = \"restart\"` it was started again; otherwise activate it.";
+    CallForbidden = "B200000D", Unrecoverable, Partition,
+        "The jail's filter ended the partition's process: one of its threads did a system call that it never does.",
+        "A guest took the process over, or a defect in Bulkhead.",
+        "Treat its guest and its images as hostile until it is known which it was. Keep the event, which has the last registers and, where the host's kernel log tells it, the system call; `lpar activate` starts it again.";
     ManagerStarted = "C7000001", Informational, Frame,
         "The partition manager is in control.",
         "The frame was brought up, or a manager replaced one that was lost.", "None.";

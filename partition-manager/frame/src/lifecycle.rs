@@ -81,12 +81,16 @@ pub enum Input {
     Time,
 }
 
+/// How a process ended that a filter of its system calls ended (seccomp(2), `SECCOMP_RET_KILL_PROCESS`).
+pub const FILTERED: &str = "killed by signal 31 (SIGSYS)";
+
 /// What is known of a process that is gone.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct End {
     /// What it left in its record.
     pub last: Option<Final>,
-    /// How the process ended, such as `killed by signal 9 (SIGKILL)`.
+    /// How the process ended, such as `killed by signal 9 (SIGKILL)`; it begins with [`FILTERED`] where the filter of
+    /// its system calls ended it.
     pub how: String,
     /// The last registers that KVM left, when there is no final record.
     pub registers: Vec<Registers>,

@@ -1,8 +1,11 @@
 //! Starting the process of a partition, and how it ended.
 
 mod child;
+mod filtered;
 
 pub use child::Child;
+pub use filtered::at_call;
+use frame::lifecycle::FILTERED;
 use rustix::fs::{Mode, OFlags};
 use std::ffi::CString;
 use std::io;
@@ -95,13 +98,15 @@ pub fn spawn(
 pub fn describe(status: i32) -> String {
     if libc::WIFSIGNALED(status) {
         let signal = libc::WTERMSIG(status);
+        if signal == libc::SIGSYS {
+            return FILTERED.to_owned();
+        }
         let name = match signal {
             libc::SIGKILL => " (SIGKILL)",
             libc::SIGSEGV => " (SIGSEGV)",
             libc::SIGABRT => " (SIGABRT)",
             libc::SIGBUS => " (SIGBUS)",
             libc::SIGILL => " (SIGILL)",
-            libc::SIGSYS => " (SIGSYS)",
             libc::SIGTERM => " (SIGTERM)",
             libc::SIGINT => " (SIGINT)",
             _ => "",

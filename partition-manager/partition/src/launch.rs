@@ -17,11 +17,12 @@ use crate::devices::watchdog::Watchdog;
 use crate::devices::watchdog::tasks::Tasks;
 use crate::devices::{self, Devices, DevicesError};
 use crate::diagnostics;
+use crate::jail::{self, Class, JailError};
 use crate::memory::{Memory, MemoryError};
 use crate::record::Record;
 use crate::smbios;
 use crate::vcpu::affinity::{self, AffinityError};
-use crate::vcpu::{Bark, Handle, Mailbox, Message, Parts, kick};
+use crate::vcpu::{Bark, Handle, Mailbox, Message, Parts, Unprepared, kick};
 use crate::vm::processor::Kit;
 use crate::vm::{self, Vm, VmError};
 use crossbeam_channel::Receiver;
@@ -78,15 +79,21 @@ pub enum LaunchFailure {
     /// There is nothing to start.
     #[error("nothing can be started")]
     Boot(#[from] BootError),
-    /// A thread is not where it should be.
-    #[error("{who} cannot run where it should")]
-    Affinity {
-        /// Which thread.
-        who: String,
+    /// The main thread is not where it should be.
+    #[error("the partition's main thread cannot run where it should")]
+    Affinity(#[from] AffinityError),
+    /// A virtual processor's thread is not where or as it should be.
+    #[error("virtual processor {id} cannot run where it should, jailed")]
+    Processor {
+        /// Its number.
+        id: u32,
         /// Why.
         #[source]
-        source: AffinityError,
+        source: Unprepared,
     },
+    /// The main thread is not jailed.
+    #[error("the partition's main thread cannot be jailed")]
+    Jail(#[from] JailError),
     /// The operating system refused something else.
     #[error("{what} cannot be made")]
     System {
@@ -120,8 +127,7 @@ impl Partition {
         let given = Descriptors::sort(&spec, given)?;
         let anywhere = affinity::current().map_err(system("the process's CPU affinity"))?;
         if !spec.io.is_empty() {
-            affinity::set(&spec.io)
-                .map_err(|source| LaunchFailure::Affinity { who: "the partition's main thread".to_owned(), source })?;
+            affinity::set(&spec.io)?;
         }
         kick::install().map_err(|error| LaunchFailure::System { what: "the kick's handler", source: error.into() })?;
         let record_file = vm::duplicate(&given.record).map_err(system("a descriptor"))?;
@@ -169,12 +175,13 @@ impl Partition {
         for _ in &processors {
             // A thread that could not say so would have ended the process.
             let Ok((id, Message::Prepared(placed))) = messages.recv() else { break };
-            let who = || format!("virtual processor {id}");
-            threads.push(placed.map_err(|source| LaunchFailure::Affinity { who: who(), source })?);
+            threads.push(placed.map_err(|source| LaunchFailure::Processor { id, source })?);
         }
         if let (Some(watchdog), Some(directory)) = (&watchdog, &given.tasks) {
             watchdog.watch(Tasks::open(directory, &threads));
         }
+        // Every other thread stands, so this one needs to start none any more.
+        jail::confine(Class::Monitor)?;
         Ok(Self { spec, record, devices, processors, record_file, memory, _vm: vm })
     }
 

@@ -13,6 +13,7 @@ pub mod devices;
 pub mod diagnostics;
 pub mod driver;
 pub mod interrupts;
+pub mod jail;
 pub mod launch;
 pub mod layout;
 pub mod lifecycle;

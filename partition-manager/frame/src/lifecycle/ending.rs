@@ -1,6 +1,8 @@
 //! The end of a process, and what follows from it: exactly one event, and off, in error, or once more.
 
-use super::{Answer, Effect, End, Ending, LEAVE_MS, Lifecycle, RESTART_DELAY_MS, RESTARTS, RESTARTS_MS, Stage};
+use super::{
+    Answer, Effect, End, Ending, FILTERED, LEAVE_MS, Lifecycle, RESTART_DELAY_MS, RESTARTS, RESTARTS_MS, Stage,
+};
 use crate::code::Code;
 use crate::ladder::Rung;
 use crate::record::Cause;
@@ -122,6 +124,9 @@ impl Lifecycle {
                 restart: last.cause == Cause::Watchdog { restart: true } && (!by_operator || restart),
                 ..failed(code_of(&last.cause), last.cause.to_string())
             },
+            None if end.how.starts_with(FILTERED) => {
+                failed(Code::CallForbidden, format!("the jail's filter ended its process: {}", end.how))
+            }
             // Killed on the ladder, or before its guest ran.
             _ if by_operator && (self.killed || self.stage != Stage::Running) => stopped,
             Some(Ending::Failed(reason)) => Verdict {

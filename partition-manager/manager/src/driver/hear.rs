@@ -7,7 +7,7 @@ use crate::registers::Processor;
 use crate::spawn;
 use anyhow::{Context, bail};
 use frame::code::Code;
-use frame::lifecycle::{End, Input};
+use frame::lifecycle::{End, FILTERED, Input};
 use frame::name::Name;
 use frame::wire::{Frozen, LARGEST_EPOCH, Phase, Report, Stormed, Welcome};
 use os::packet::{self, PacketError};
@@ -223,8 +223,10 @@ fn check_doorbell(descriptor: &OwnedFd) -> anyhow::Result<()> {
 /// How a process ended.
 fn fate(process: &mut Process) -> String {
     use std::os::unix::process::ExitStatusExt;
-    match process.child.as_mut().map(spawn::Child::try_wait) {
+    let pid = process.identity.pid;
+    let how = match process.child.as_mut().map(spawn::Child::try_wait) {
         Some(Ok(Some(status))) => spawn::describe(status.into_raw()),
-        _ => spawn::fate(process.handle.descriptor(), process.identity.pid),
-    }
+        _ => spawn::fate(process.handle.descriptor(), pid),
+    };
+    if how == FILTERED { how + &spawn::at_call(pid) } else { how }
 }

@@ -13,6 +13,7 @@ use crate::devices::Devices;
 use crate::devices::pci::freeze::Fault;
 use crate::devices::virtio::freezer::Witness;
 use crate::interrupts::{Controllers, Pulse};
+use crate::jail::{self, Class, JailError};
 use crate::record::Record;
 use crate::vm;
 use affinity::AffinityError;
@@ -51,8 +52,8 @@ enum Command {
 /// What a virtual processor says.
 #[derive(Debug)]
 pub enum Message {
-    /// Its thread, which has this identifier, is where it should be and waits, or cannot be there.
-    Prepared(Result<i32, AffinityError>),
+    /// Its thread, which has this identifier, is where it should be, jailed, and waits; or it cannot be.
+    Prepared(Result<i32, Unprepared>),
     /// It is about to enter the guest for the first time.
     Entered,
     /// It will not run any more.
@@ -63,6 +64,17 @@ pub enum Message {
     Stormed(Stormed),
     /// The watchdog has expired; said under [`DEVICES`], and again until the partition ends.
     Expired,
+}
+
+/// Why the thread of a virtual processor cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum Unprepared {
+    /// It is not where it should be.
+    #[error(transparent)]
+    Affinity(#[from] AffinityError),
+    /// It is not jailed.
+    #[error(transparent)]
+    Jail(#[from] JailError),
 }
 
 /// The number under which devices say something.
@@ -212,7 +224,7 @@ fn body(parts: Parts, inbox: &Receiver<Command>) {
 fn live(parts: Parts, inbox: &Receiver<Command>) -> End {
     let Parts { id, fd, mapped, affinity, seat, interrupts, devices, record, mailbox } = parts;
     let thread = rustix::thread::gettid().as_raw_nonzero().get();
-    let placed = affinity::set(&affinity).map(|()| thread);
+    let placed = affinity::set(&affinity);
     let mut kickable = Kickable::new(fd);
     let local = seat.map(|seat| Local::new(seat, id, &mut kickable.fd)).transpose();
     let (local, failure) = match local {
@@ -220,7 +232,9 @@ fn live(parts: Parts, inbox: &Receiver<Command>) -> End {
         Err(error) => (None, Some(Cause::RunFailed { errno: error.raw_os_error().unwrap_or(0) })),
     };
     let mut guest = Guest { id, kickable, mapped, local, interrupts, devices, record, exit: None, inbox };
-    mailbox.say(id, Message::Prepared(placed));
+    // The last of what it prepares: from here on the thread has the calls of its class only.
+    let prepared = placed.map_err(Unprepared::from).and_then(|()| Ok(jail::confine(Class::Processor)?));
+    mailbox.say(id, Message::Prepared(prepared.map(|()| thread)));
     let cause = if guest.wait() {
         mailbox.say(id, Message::Entered);
         failure.or_else(|| guest.run())

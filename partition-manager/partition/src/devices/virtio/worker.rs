@@ -7,6 +7,7 @@
 use super::freezer::Freezer;
 use super::ring::Ring;
 use crate::devices::pci::freeze::Fault;
+use crate::jail::{self, Class};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use rustix::event::epoll;
 use rustix::io::Errno;
@@ -101,7 +102,7 @@ impl Worker {
     /// Starts the thread. `kicks` has an eventfd for each queue, which the driver's notifications write.
     ///
     /// # Errors
-    /// When there can be no more threads or descriptors.
+    /// When there can be no more threads or descriptors, or when the thread cannot be jailed.
     pub fn spawn(
         name: &str,
         kicks: Vec<Arc<EventFd>>,
@@ -134,7 +135,18 @@ impl Worker {
             freezer,
             rings: vec![],
         };
-        std::thread::Builder::new().name(format!("dev-{name}")).stack_size(STACK).spawn(move || body.run())?;
+        let (say, hear) = bounded(1);
+        let life = move || {
+            let jailed = jail::confine(Class::Device);
+            let stands = jailed.is_ok();
+            let _ = say.send(jailed);
+            if stands {
+                body.run();
+            }
+        };
+        std::thread::Builder::new().name(format!("dev-{name}")).stack_size(STACK).spawn(life)?;
+        // Jailed before it is given a queue: no guest has a word with it before.
+        hear.recv().map_err(io::Error::other)?.map_err(io::Error::other)?;
         Ok(Self { commands, wake, busy, stopping: AtomicBool::new(false) })
     }
 

@@ -1,0 +1,28 @@
+//! The thread of a device: its queues, and the file or the tap behind it.
+//!
+//! A device whose backend is driven by io_uring makes and restricts its ring before its thread is confined
+//! (`IORING_REGISTER_RESTRICTIONS`, io_uring_register(2)); `io_uring_enter` alone then belongs into this table.
+
+use super::rule::{Call, KVM_IRQ_LINE, KVM_IRQFD, KVM_SET_GSI_ROUTING, KVM_SIGNAL_MSI, any, one_of};
+
+const IOCTL: &[u32] = &[
+    KVM_IRQ_LINE,        // the device's pin
+    KVM_SIGNAL_MSI,      // its message, where the I/O APIC is here
+    KVM_SET_GSI_ROUTING, // its messages are masked when it freezes
+    KVM_IRQFD,
+    0x4004_54d0, // TUNSETOFFLOAD (Linux, include/uapi/linux/if_tun.h): what frames may leave undone
+];
+
+/// The calls.
+pub const CALLS: &[Call] = &[
+    any(libc::SYS_epoll_pwait, "wait for the driver, the tap and time"),
+    any(libc::SYS_epoll_ctl, "watch the tap, or do not"),
+    one_of(libc::SYS_ioctl, 1, IOCTL, "the device's interrupts, and what its tap leaves undone"),
+    any(libc::SYS_writev, "a frame to the tap"),
+    any(libc::SYS_preadv, "read sectors"),
+    any(libc::SYS_pwritev, "write sectors"),
+    any(libc::SYS_pwrite64, "write zeros"),
+    any(libc::SYS_fdatasync, "flush"),
+    any(libc::SYS_fallocate, "discard and zero sectors"),
+    any(libc::SYS_getrandom, "the entropy device; keys of tables"),
+];
