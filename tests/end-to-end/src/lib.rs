@@ -2,6 +2,7 @@
 
 pub mod console;
 pub mod frame;
+pub mod hijack;
 pub mod host;
 pub mod lpar;
 pub mod trace;

@@ -118,6 +118,23 @@ fn a_killed_process_is_lost_with_its_registers() {
 }
 
 #[test]
+fn what_the_filter_of_calls_ended_has_a_code_of_its_own() {
+    for life in [running(), {
+        let mut begun = life();
+        begun.step(0, Input::Activate);
+        begun.step(0, Input::Made);
+        begun
+    }] {
+        let mut life = life;
+        let how = format!("{FILTERED}, at system call 41");
+        let effects = life.step(9, Input::Gone(Box::new(End { how, ..End::default() })));
+        assert_eq!(codes(&effects), [Code::CallForbidden]);
+        assert_eq!(life.state(), State::Error);
+        assert!(life.reason().contains("system call 41"), "{}", life.reason());
+    }
+}
+
+#[test]
 fn a_failed_launch_says_why() {
     let mut life = life();
     life.step(0, Input::Activate);
