@@ -58,10 +58,12 @@ pub enum Error {
         waited: Duration,
     },
     /// QEMU ended, or the kernel in it did, before it was told to.
-    #[error("the emulated machine ended {when}; its console said last:\n{console}")]
+    #[error("the emulated machine ended {when} (QEMU: {status}); its console said last:\n{console}")]
     Ended {
         /// What was being done then.
         when: String,
+        /// How QEMU ended: in order when the kernel in it died.
+        status: String,
         /// Last lines of the console and of QEMU's own messages.
         console: String,
     },
@@ -84,10 +86,11 @@ pub enum Error {
 }
 
 impl Error {
-    /// Whether the emulated machine's own kernel found memory spoiled that no process of it can write.
+    /// Whether the emulated machine ended by itself: its kernel or the emulator died, which no process in it can bring
+    /// about.
     #[must_use]
-    pub fn is_spoiled_kernel(&self) -> bool {
-        matches!(self, Self::Ended { console, .. } if console.contains("corrupted stack end detected"))
+    pub const fn is_machines_end(&self) -> bool {
+        matches!(self, Self::Ended { .. })
     }
 
     pub(crate) fn file(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {

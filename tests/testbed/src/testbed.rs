@@ -212,7 +212,10 @@ fn accept(listener: &UnixListener, path: &Path, qemu: &Qemu, until: Instant) -> 
 fn explain(silence: Silence, when: &str, deadline: Duration, qemu: &Qemu) -> Error {
     let console = qemu.tail();
     match silence {
-        Silence::Closed => Error::Ended { when: format!("before it answered {when}"), console },
+        Silence::Closed => {
+            let status = qemu.ended().map_or_else(|| "it still runs".to_owned(), |status| status.to_string());
+            Error::Ended { when: format!("before it answered {when}"), status, console }
+        }
         Silence::Deadline => Error::Deadline { when: when.to_owned(), deadline, console },
         Silence::Nonsense(what) => Error::Protocol { what },
     }

@@ -11,8 +11,16 @@ use testbed::{Error, Options, Testbed, install_bulkhead};
 /// A test: its name and what it does.
 pub type Test = (&'static str, fn(&mut Testbed) -> anyhow::Result<()>);
 
-/// Tests of one subject: its module, the sockets of the machine that they want, each a node, and the tests.
-pub type Group<'t> = (&'t str, u32, &'t [Test]);
+/// The machine that tests want; each socket is a node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Shape {
+    pub sockets: u32,
+    /// Of each socket.
+    pub cores: u32,
+}
+
+/// Tests of one subject: its module, the machine that they want, and the tests.
+pub type Group<'t> = (&'t str, Shape, &'t [Test]);
 
 /// The reason why a test cannot run on this machine.
 #[derive(Debug)]
@@ -28,12 +36,11 @@ impl std::error::Error for Skip {}
 
 /// How many tests of a run may be repeated, each once, for what looks like a fault of the emulator.
 ///
-/// Seen with QEMU 10.0.2 emulating in a thread for each processor: on one node, in some 340 boots of Linux, one guest
-/// took a triple fault early in its boot, and once the emulated machine's own kernel panicked because the end of a
-/// kernel stack was overwritten, which is out of reach of any process. On two nodes 5 guests of some 45 took a triple
-/// fault, with the balancing of nodes and without; so only tests that need two nodes have them. The cause is not known.
-/// In one thread neither was seen, in 36 boots, but this crate's tests then did not end in 580 s on a busy machine of
-/// two processors.
+/// QEMU up to 10.0 changes a processor's word of pending interrupts in `VMRUN` and `#VMEXIT` without a lock, while other
+/// threads set bits in it. Now and then the bit of a virtual interrupt that is gone comes back so, and what runs next,
+/// the guest or the emulated machine's own kernel, takes an interrupt of vector 0: a triple fault early in a boot, an
+/// end of the whole machine later. Interrupts between CPUs make it likelier: with four CPUs on one node one boot of
+/// Linux in some 340 failed, on two nodes one in nine. So tests have one CPU, unless they are about several.
 const REPEATS: u32 = 3;
 
 /// Ends a test as skipped: `return Err(skip("why"))`.
@@ -52,8 +59,7 @@ pub fn output(testbed: &mut Testbed, command: &str, deadline: Duration) -> anyho
 #[derive(Default)]
 struct Shared {
     testbed: Option<Testbed>,
-    /// Its sockets.
-    sockets: u32,
+    shape: Shape,
     /// Why it could not be booted: told to every test, tried once.
     failed: Option<String>,
     /// Tests that were repeated.
@@ -67,12 +73,12 @@ pub fn run(groups: &[Group<'_>]) -> ExitCode {
     arguments.test_threads = Some(1);
     let shared = Arc::new(Mutex::new(Shared::default()));
     let mut trials = Vec::new();
-    for &(module, sockets, tests) in groups {
+    for &(module, shape, tests) in groups {
         for &(name, test) in tests {
             let shared = Arc::clone(&shared);
             trials.push(Trial::ignorable_test(format!("{module}::{name}"), move || {
                 let mut shared = shared.lock().unwrap_or_else(PoisonError::into_inner);
-                conclude(shared.run(sockets, test))
+                conclude(shared.run(shape, test))
             }));
         }
     }
@@ -91,10 +97,10 @@ fn conclude(result: anyhow::Result<()>) -> Result<Completion, Failed> {
 }
 
 impl Shared {
-    fn run(&mut self, sockets: u32, test: fn(&mut Testbed) -> anyhow::Result<()>) -> anyhow::Result<()> {
+    fn run(&mut self, shape: Shape, test: fn(&mut Testbed) -> anyhow::Result<()>) -> anyhow::Result<()> {
         let mut repeated = false;
         loop {
-            let testbed = self.testbed(sockets)?;
+            let testbed = self.testbed(shape)?;
             let Err(error) = test(testbed) else { return Ok(()) };
             if error.is::<Skip>() {
                 return Err(error);
@@ -102,7 +108,7 @@ impl Shared {
             // What failed may have left partitions running, or the machine stuck: what is next gets a fresh one.
             self.testbed = None;
             let emulators =
-                is_triple_fault(&error) || error.downcast_ref::<Error>().is_some_and(Error::is_spoiled_kernel);
+                is_triple_fault(&error) || error.downcast_ref::<Error>().is_some_and(Error::is_machines_end);
             if !emulators || repeated || self.repeats == REPEATS {
                 return Err(error);
             }
@@ -115,19 +121,19 @@ impl Shared {
         }
     }
 
-    fn testbed(&mut self, sockets: u32) -> anyhow::Result<&mut Testbed> {
+    fn testbed(&mut self, shape: Shape) -> anyhow::Result<&mut Testbed> {
         if std::env::var_os("BULKHEAD_TESTBED").is_some_and(|value| value == "off") {
             return Err(skip("BULKHEAD_TESTBED=off leaves the testbed out"));
         }
         if let Some(why) = &self.failed {
             anyhow::bail!("the testbed could not be booted: {why}");
         }
-        if self.sockets != sockets {
+        if self.shape != shape {
             self.testbed = None;
         }
         if self.testbed.is_none() {
-            self.sockets = sockets;
-            match boot(sockets) {
+            self.shape = shape;
+            match boot(shape) {
                 Ok(testbed) => self.testbed = Some(testbed),
                 Err(error @ Error::NotProvisioned { .. }) => return Err(skip(error.to_string())),
                 Err(error) => {
@@ -140,20 +146,18 @@ impl Shared {
     }
 }
 
-/// Whether a guest took a triple fault. In the emulated machine one boot of stock Linux in some hundreds does, and its
-/// cause was not found. What the project does wrong every time fails in the repeat too; what it does wrong seldom would
-/// pass, so each repeat is printed to be read.
+/// Whether a guest took a triple fault. What the project does wrong every time fails in the repeat too; what it does
+/// wrong seldom would pass, so each repeat is printed to be read.
 fn is_triple_fault(error: &anyhow::Error) -> bool {
     format!("{error:#}").contains("took a triple fault")
 }
 
-fn boot(sockets: u32) -> Result<Testbed, Error> {
+fn boot(Shape { sockets, cores }: Shape) -> Result<Testbed, Error> {
     let files = match install_bulkhead() {
         Ok(files) => files,
         // Tests of the testbed itself run without; those of the binaries ask for them.
         Err(Error::NotBuilt { .. }) => Vec::new(),
         Err(error) => return Err(error),
     };
-    let cores = Options::default().cores / sockets;
     Testbed::boot(&Options { files, sockets, cores, ..Options::default() })
 }

@@ -12,15 +12,22 @@ mod linux;
 mod network;
 mod topology;
 
+use harness::Shape;
 use std::process::ExitCode;
+
+/// What most tests run on: with one CPU, interrupts of other CPUs cannot disturb the emulator (see `harness`).
+const ONE: Shape = Shape { sockets: 1, cores: 1 };
+const SEVERAL: Shape = Shape { sockets: 1, cores: 4 };
+const NODES: Shape = Shape { sockets: 2, cores: 2 };
 
 fn main() -> ExitCode {
     harness::run(&[
-        ("host", 1, host::TESTS),
-        ("kernels", 1, kernels::TESTS),
-        ("linux", 1, linux::TESTS),
-        ("devices", 1, devices::TESTS),
-        ("network", 1, network::TESTS),
-        ("topology", 2, topology::TESTS),
+        ("host", SEVERAL, host::TESTS),
+        ("kernels", ONE, kernels::TESTS),
+        ("linux", ONE, linux::TESTS),
+        ("devices", ONE, devices::TESTS),
+        ("network", ONE, network::TESTS),
+        ("topology", ONE, topology::FLOATING),
+        ("topology", NODES, topology::PLACED),
     ])
 }

@@ -11,10 +11,10 @@ use crate::harness::{Test, output, skip};
 
 const SOON: Duration = Duration::from_secs(90);
 
-pub const TESTS: &[Test] = &[
-    ("linux_on_eight_processors_sees_the_planned_machine", eight),
-    ("a_dedicated_partition_on_two_nodes_sees_them_as_planned", dedicated),
-];
+/// Of processors without CPUs of their own.
+pub const FLOATING: &[Test] = &[("linux_on_eight_processors_sees_the_planned_machine", eight)];
+/// Of processors on CPUs of two nodes.
+pub const PLACED: &[Test] = &[("a_dedicated_partition_on_two_nodes_sees_them_as_planned", dedicated)];
 
 /// What is asked of Linux: who it is, its clock, its complaints.
 const WHO: &str = "cd /sys/class/dmi/id; echo seen=$(cat sys_vendor product_sku product_family chassis_serial); \
