@@ -1,6 +1,7 @@
 //! What is declared: the frame file as plain data, after every rule has been checked.
 
 use crate::cpuset::CpuSet;
+use crate::device::DiskEngine;
 use crate::launch::{InterruptMode, WatchdogAction};
 use crate::mac::Mac;
 use crate::name::Name;
@@ -162,6 +163,8 @@ pub struct Disk {
     pub operations: Option<u64>,
     /// Most bytes in a second.
     pub bandwidth: Option<u64>,
+    /// How the image is asked.
+    pub engine: DiskEngine,
 }
 
 /// What an inactive partition holds of the frame.

@@ -60,6 +60,20 @@ pub enum DeviceKind {
     Network(NetworkSpec),
 }
 
+/// Most threads that a device has: its own, and those of the host's kernel that wait in its place (io_uring(7)).
+pub const MOST_THREADS: u64 = 4;
+
+/// How a disk asks the host for what is in its image.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DiskEngine {
+    /// Several requests at once by io_uring(7), where the host lets partitions have it; else as [`DiskEngine::Sync`].
+    #[default]
+    Auto,
+    /// One request after the other, by plain system calls.
+    Sync,
+}
+
 /// A disk.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -72,6 +86,8 @@ pub struct DiskSpec {
     pub operations: Option<u64>,
     /// Most bytes in a second; no limit when absent.
     pub bandwidth: Option<u64>,
+    /// How the image is asked.
+    pub engine: DiskEngine,
 }
 
 /// A network adapter.
@@ -180,6 +196,7 @@ pub fn of(
             serial: disk.serial.clone(),
             operations: disk.operations,
             bandwidth: disk.bandwidth,
+            engine: disk.engine,
         };
         devices.push(DeviceSpec { name: disk.name.clone(), slot, kind: DeviceKind::Disk(spec) });
     }

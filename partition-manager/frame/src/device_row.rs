@@ -30,6 +30,8 @@ pub struct DeviceRow {
     pub reason: Option<String>,
     /// Of a network adapter: what became of its frames.
     pub frames: Option<FrameCounts>,
+    /// Of a disk: whether io_uring has several of its requests under way at once.
+    pub io_uring: Option<bool>,
 }
 
 /// The devices of a partition that was launched with `spec`, as its process says of them. What it says is not believed
@@ -37,10 +39,10 @@ pub struct DeviceRow {
 #[must_use]
 pub fn rows(spec: &LaunchSpec, statuses: &[DeviceStatus]) -> Vec<DeviceRow> {
     let row = |(device, status): (&crate::device::DeviceSpec, &DeviceStatus)| {
-        let (kind, adapter) = match device.kind {
-            DeviceKind::Entropy => ("entropy", false),
-            DeviceKind::Disk(_) => ("disk", false),
-            DeviceKind::Network(_) => ("network", true),
+        let kind = match device.kind {
+            DeviceKind::Entropy => "entropy",
+            DeviceKind::Disk(_) => "disk",
+            DeviceKind::Network(_) => "network",
         };
         DeviceRow {
             partition: spec.name.clone(),
@@ -53,7 +55,8 @@ pub fn rows(spec: &LaunchSpec, statuses: &[DeviceStatus]) -> Vec<DeviceRow> {
                 let end = (0..=LONGEST_REASON.min(reason.len())).rev().find(|end| reason.is_char_boundary(*end));
                 reason.get(..end.unwrap_or(0)).unwrap_or_default().to_owned()
             }),
-            frames: status.frames.filter(|_| adapter),
+            frames: status.frames.filter(|_| matches!(device.kind, DeviceKind::Network(_))),
+            io_uring: status.io_uring.filter(|_| matches!(device.kind, DeviceKind::Disk(_))),
         }
     };
     spec.devices.iter().zip(statuses).map(row).collect()
@@ -76,11 +79,12 @@ mod tests {
             reason: Some("ä".repeat(LONGEST_REASON)),
             vectors: vec![],
             frames: Some(FrameCounts { sent: 7, ..FrameCounts::default() }),
+            io_uring: Some(true),
         };
         let found = rows(&spec, &[status.clone(), status]);
         assert_eq!(found.len(), 1);
         assert_eq!((found[0].kind.as_str(), found[0].slot, found[0].freezes), ("entropy", 8, 3));
         assert_eq!(found[0].reason.as_ref().map(String::len), Some(LONGEST_REASON));
-        assert_eq!(found[0].frames, None);
+        assert_eq!((found[0].frames, found[0].io_uring), (None, None));
     }
 }

@@ -202,6 +202,18 @@ pub struct Disk {
     pub slot: Option<i64>,
     /// What it may do in a second.
     pub limit: Option<DiskLimit>,
+    /// How the image is asked; "auto" when left out.
+    pub engine: Option<DiskEngine>,
+}
+
+/// How a disk asks the host for what is in its image.
+#[derive(Clone, Copy, Debug, JsonSchema)]
+#[schemars(rename_all = "snake_case")]
+pub enum DiskEngine {
+    /// Several requests at once by io_uring, where the host lets partitions have it; else one after the other.
+    Auto,
+    /// One request after the other.
+    Sync,
 }
 
 /// What a device may do in a second.

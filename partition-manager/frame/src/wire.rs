@@ -157,6 +157,9 @@ pub struct DeviceStatus {
     /// Of a network adapter: what became of its frames.
     #[serde(default)]
     pub frames: Option<FrameCounts>,
+    /// Of a disk: whether io_uring has several of its requests under way at once.
+    #[serde(default)]
+    pub io_uring: Option<bool>,
 }
 
 /// Whether a device works.

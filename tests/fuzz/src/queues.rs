@@ -2,7 +2,7 @@
 
 use crate::Bytes;
 use crate::pci::{Nowhere, interrupter};
-use frame::device::{Attachment, DiskSpec, NetworkSpec};
+use frame::device::{Attachment, DiskEngine, DiskSpec, NetworkSpec};
 use frame::mac::Mac;
 use partition::devices::virtio::disk::image::Image;
 use partition::devices::virtio::disk::requests::Requests;
@@ -39,23 +39,29 @@ const VLANS: [u16; 2] = [10, 20];
 
 thread_local! {
     static MEMORY_OF_ALL: RefCell<Option<GuestMemoryMmap>> = const { RefCell::new(None) };
-    static DISK: RefCell<Option<Requests>> = const { RefCell::new(None) };
+    static DISKS: RefCell<Option<[Requests; 2]>> = const { RefCell::new(None) };
     static ADAPTER: RefCell<Option<Wired>> = const { RefCell::new(None) };
 }
 
-/// The queue of a disk.
+/// The queue of a disk, with requests one after the other or several at once.
 pub fn disk_queue(bytes: &[u8]) {
-    DISK.with_borrow_mut(|disk| {
-        let disk = disk.get_or_insert_with(|| {
-            let file = rustix::fs::memfd_create("image", rustix::fs::MemfdFlags::CLOEXEC).map(File::from);
-            let file = file.and_then(|file| rustix::fs::ftruncate(&file, IMAGE).map(|()| file));
-            let image = Image::new(file.unwrap_or_else(|errno| panic!("no image: {errno}")), false);
-            let image = image.unwrap_or_else(|error| panic!("the image is refused: {error}"));
-            let spec = DiskSpec { read_only: false, serial: "fuzz".into(), operations: None, bandwidth: None };
-            Requests::new(image, &spec).unwrap_or_else(|error| panic!("no disk: {error}"))
+    DISKS.with_borrow_mut(|disks| {
+        let disks = disks.get_or_insert_with(|| {
+            let made = [DiskEngine::Sync, DiskEngine::Auto].map(disk);
+            made.map(|disk| disk.unwrap_or_else(|error| panic!("no disk: {error}")))
         });
-        serve(disk, 0, bytes, &mut |_| {});
+        let [sync, auto] = disks;
+        serve(if bytes.len().is_multiple_of(2) { sync } else { auto }, 0, bytes, &mut |_| {});
     });
+}
+
+fn disk(engine: DiskEngine) -> std::io::Result<Requests> {
+    let file = rustix::fs::memfd_create("image", rustix::fs::MemfdFlags::CLOEXEC).map(File::from)?;
+    rustix::fs::ftruncate(&file, IMAGE)?;
+    let image = Image::new(file, false).map_err(std::io::Error::other)?;
+    let mut disk = Requests::new(image, &DiskSpec { serial: "fuzz".into(), engine, ..DiskSpec::default() })?;
+    disk.prepare();
+    Ok(disk)
 }
 
 /// An adapter, and the other ends of its taps.
@@ -201,20 +207,31 @@ fn run(service: &mut dyn Service, place: usize, memory: &GuestMemoryMmap, mut by
     let Ok(queue) = Queue::try_from(state) else { return };
     let Ok(ring) = Ring::new(place as u16, queue, memory.clone(), interrupter(place + 1, Nowhere)) else { return };
     let mut rings: Vec<Option<Ring>> = (0..place).map(|_| None).chain([Some(ring)]).collect();
-    if service.start(features, &mut rings).is_err() {
-        return;
+    if service.start(features, &mut rings).is_ok() {
+        kicks(service, place, &mut rings, memory, &mut bytes, outside);
     }
+    service.stop();
+}
+
+fn kicks(
+    service: &mut dyn Service,
+    place: usize,
+    rings: &mut [Option<Ring>],
+    memory: &GuestMemoryMmap,
+    bytes: &mut Bytes<'_>,
+    outside: Outside<'_>,
+) {
     for _ in 0..KICKS {
         // A fault freezes the device: it is not asked again.
-        if service.serve(&mut rings, place).is_err() || bytes.is_empty() {
+        if service.serve(rings, place).is_err() || bytes.is_empty() {
             return;
         }
-        outside(&mut bytes);
-        if !service.sources().is_empty() && service.ready(&mut rings, 0).is_err() {
+        outside(bytes);
+        if !service.sources().is_empty() && service.ready(rings, 0).is_err() {
             return;
         }
         let (at, data) = (u64::from(bytes.half()) % MEMORY as u64, bytes.some(16));
-        put(at, data);
+        let _ = memory.write(data, GuestAddress(at));
         let _ = memory.write_obj(bytes.half(), GuestAddress(AVAILABLE + 2));
     }
 }

@@ -5,7 +5,7 @@ use super::fields::{At, Fields};
 use super::sink::Sink;
 use super::spans::Keys;
 use crate::declare::Disk;
-use crate::device::{ENTROPY, FIRST_FREE_SLOT, LONGEST_SERIAL, MOST_DEVICES};
+use crate::device::{DiskEngine, ENTROPY, FIRST_FREE_SLOT, LONGEST_SERIAL, MOST_DEVICES};
 use crate::diagnostic::{Diagnostic, shown};
 use crate::name::Name;
 use crate::platform::PCI_SLOTS;
@@ -117,6 +117,8 @@ fn disk(
     let serial = serial(&mut fields, sink);
     let slot = taken.slot(&mut fields, sink);
     let (operations, bandwidth) = limit(&mut fields, sink);
+    let engines = [("auto", DiskEngine::Auto), ("sync", DiskEngine::Sync)];
+    let engine = fields.choice(sink, "engine", &engines).map(|at| at.value).unwrap_or_default();
     if let Some(name) = &name
         && let Some(span) = fields.span_of("path")
     {
@@ -124,7 +126,8 @@ fn disk(
     }
     fields.finish(sink, &[]);
     let path = path?;
-    let disk = Disk { name: name?.value, path: path.make(None), read_only, serial, slot, operations, bandwidth };
+    let disk =
+        Disk { name: name?.value, path: path.make(None), read_only, serial, slot, operations, bandwidth, engine };
     Some(DiskTemplate { disk, path })
 }
 

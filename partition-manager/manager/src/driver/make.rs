@@ -225,7 +225,9 @@ impl Driver {
             cap: share::cap(plan),
             share: shares.get(&plan.name).copied().unwrap_or_else(|| plan.units()),
             memory: memory.saturating_add(tables).saturating_add(overhead),
-            threads: processors.saturating_add(THREADS).saturating_add(frame::device::MOST_DEVICES as u64),
+            threads: processors
+                .saturating_add(THREADS)
+                .saturating_add(frame::device::MOST_DEVICES as u64 * frame::device::MOST_THREADS),
         }
     }
 

@@ -77,7 +77,7 @@ fn device(spec: &DeviceSpec, descriptors: Vec<OwnedFd>) -> Result<Device, SlotEr
             let image = Image::new(image.into(), disk.read_only).map_err(|error| refused(error.to_string()))?;
             let system = |source| SlotError::System { name: spec.name.to_string(), source };
             let service = Requests::new(image.clone(), disk).map_err(system)?;
-            Ok((Arc::new(Disk::new(&image)), Box::new(service)))
+            Ok((Arc::new(Disk::new(&image, service.io_uring())), Box::new(service)))
         }
         DeviceKind::Network(network) => {
             let taps = descriptors.into_iter().map(Tap::new).collect::<Result<Vec<_>, _>>();

@@ -1,7 +1,7 @@
 //! The thread of a device: its queues, and the file or the tap behind it.
 //!
-//! A device whose backend is driven by io_uring makes and restricts its ring before its thread is confined
-//! (`IORING_REGISTER_RESTRICTIONS`, io_uring_register(2)); `io_uring_enter` alone then belongs into this table.
+//! A disk makes and restricts its ring before its thread is confined (`IORING_REGISTER_RESTRICTIONS`,
+//! io_uring_register(2)); what the ring does is no system call of the thread and passes no filter.
 
 use super::rule::{Call, KVM_IRQ_LINE, KVM_IRQFD, KVM_SET_GSI_ROUTING, KVM_SIGNAL_MSI, any, one_of};
 
@@ -22,6 +22,7 @@ pub const CALLS: &[Call] = &[
     any(libc::SYS_preadv, "read sectors"),
     any(libc::SYS_pwritev, "write sectors"),
     any(libc::SYS_pwrite64, "write zeros"),
+    any(libc::SYS_io_uring_enter, "read, write and flush by the disk's ring, which can do no more"),
     any(libc::SYS_fdatasync, "flush"),
     any(libc::SYS_fallocate, "discard and zero sectors"),
     any(libc::SYS_getrandom, "the entropy device; keys of tables"),

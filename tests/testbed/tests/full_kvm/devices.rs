@@ -1,6 +1,7 @@
 //! Stock Debian Linux with virtio devices on its PCI bus.
 
 use anyhow::{Context, Result, ensure};
+use frame::device_row::DeviceRow;
 use frame::interrupt::{InterruptRow, SourceState};
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -12,6 +13,7 @@ use crate::linux::{console, down, raise, succeeds};
 pub const TESTS: &[Test] = &[
     ("linux_copies_one_disk_to_another_and_may_not_write_the_first", disks),
     ("linux_has_its_root_file_system_on_a_disk", root),
+    ("a_slow_disk_has_several_requests_under_way_at_once", slow),
 ];
 
 /// The image is ext4, with what the initial RAM disk has; it is clean after the power button.
@@ -57,6 +59,61 @@ fn root(testbed: &mut Testbed) -> Result<()> {
     ensure!(check.success() && !said.contains("recover"), "{said}");
     down(testbed)?;
     succeeds(testbed, "rm /tmp/root.img")?;
+    Ok(())
+}
+
+/// Requests of 4 KiB for what Linux reads ahead, to a device that takes 0.2 s for each: it has several at once, and with
+/// `engine = "sync"` never more than one.
+fn slow(testbed: &mut Testbed) -> Result<()> {
+    succeeds(
+        testbed,
+        "modprobe null_blk nr_devices=2 gb=1 irqmode=2 completion_nsec=200000000 && \
+         for d in nullb0 nullb1; do echo 0 >/sys/block/$d/queue/read_ahead_kb; done",
+    )?;
+    let partition = |name: &str, device: &str, engine: &str| {
+        format!(
+            "[[partition]]\nname = \"{name}\"\nprocessors = {{ mode = \"shared\", desired = 1, units = {{ desired = 0.5 }} }}\n\
+             memory = {{ desired = \"256MiB\" }}\n\
+             boot = {{ kernel = \"{}\", initrd = \"{}\", cmdline = \"console=ttyS0 name={name} action=shell\" }}\n\
+             [[partition.disk]]\nname = \"slow\"\npath = \"/dev/{device}\"\nengine = \"{engine}\"\n",
+            host::GUEST_KERNEL,
+            host::GUEST_INITRD
+        )
+    };
+    let file = format!(
+        "[frame]\nname = \"bed\"\nmemory_block = \"2MiB\"\nreserved = {{ cpus = 0, memory = \"128MiB\" }}\n\
+         [[pool]]\nname = \"default\"\ncpus = 1\n{}{}",
+        partition("red", "nullb0", "auto"),
+        partition("blue", "nullb1", "sync")
+    );
+    raise(testbed, &file)?;
+    let rows: Vec<DeviceRow> = serde_json::from_str(&succeeds(testbed, "lpar devices --json")?)?;
+    // In the order of names: blue, red.
+    let rings: Vec<bool> = rows.iter().filter_map(|row| row.io_uring).collect();
+    ensure!(rings == [false, true], "{rows:?}");
+    let sample = |device: &str| {
+        format!(
+            "(most=0; while [ -e /tmp/sample ]; do read -r now others </sys/block/{device}/inflight; \
+             [ \"$now\" -gt $most ] && most=$now; done; echo $most >/tmp/most.{device}) >/dev/null 2>&1 &"
+        )
+    };
+    succeeds(testbed, &format!("touch /tmp/sample; {} {}", sample("nullb0"), sample("nullb1")))?;
+    let read = "modprobe virtio_pci; modprobe virtio_blk; echo 4 >/sys/block/vda/queue/max_sectors_kb; \
+        dd if=/dev/vda of=/dev/null bs=64k skip=1000 count=1 2>/dev/null && echo seen=re\"\"ad";
+    for name in ["red", "blue"] {
+        crate::console::wait(testbed, name, "reached user space")?;
+        let said = crate::console::ask(testbed, name, read)?;
+        ensure!(said.iter().any(|line| line == "read"), "{name}: {said:?}");
+    }
+    let most = succeeds(
+        testbed,
+        "rm /tmp/sample; for d in nullb0 nullb1; do \
+         for n in $(seq 600); do [ -s /tmp/most.$d ] && break; sleep 0.1; done; cat /tmp/most.$d; done",
+    )?;
+    let most: Vec<u64> = most.split_whitespace().map(str::parse).collect::<Result<_, _>>().context(most.clone())?;
+    ensure!(matches!(most[..], [several, 1] if several >= 4), "under way at once: {most:?}");
+    down(testbed)?;
+    succeeds(testbed, "modprobe -r null_blk")?;
     Ok(())
 }
 

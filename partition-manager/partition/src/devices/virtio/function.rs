@@ -227,6 +227,7 @@ impl VirtioFunction {
             reason: freezes.last().map(ToString::to_string),
             vectors: self.parts.interrupter.msix().figures().into_iter().map(vector).collect(),
             frames: self.parts.model.frames(),
+            io_uring: self.parts.model.io_uring(),
         }
     }
 

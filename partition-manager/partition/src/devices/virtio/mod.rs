@@ -53,6 +53,11 @@ pub trait Model: Send + Sync + std::fmt::Debug {
     fn frames(&self) -> Option<FrameCounts> {
         None
     }
+
+    /// Of a disk: whether several of its requests can be under way at once.
+    fn io_uring(&self) -> Option<bool> {
+        None
+    }
 }
 
 /// Reads `data` at `offset` from a configuration that is given as bytes.

@@ -34,6 +34,9 @@ const SOURCE: u64 = 1 << 32;
 
 /// What a device does with its queues, on its own thread.
 pub trait Service: Send {
+    /// The device's thread begins, with this; it is not jailed yet.
+    fn prepare(&mut self) {}
+
     /// The driver is ready, with these features. The rings are those that it enabled; the others are absent.
     ///
     /// # Errors
@@ -49,7 +52,8 @@ pub trait Service: Send {
     /// [`Fault`] freezes the device.
     fn serve(&mut self, rings: &mut [Option<Ring>], queue: usize) -> Result<Served, Fault>;
 
-    /// Descriptors that are waited for besides the queues, for reading, as long as the device is started.
+    /// Descriptors that are waited for besides the queues, for reading, as long as the device is started. They are asked
+    /// for after [`Service::prepare`], and may be fewer later.
     fn sources(&self) -> Vec<BorrowedFd<'_>> {
         vec![]
     }
@@ -120,10 +124,7 @@ impl Worker {
         for (kick, token) in kicks.iter().zip(0..) {
             add(&poll, &**kick, token)?;
         }
-        for (source, token) in service.sources().iter().zip(SOURCE..) {
-            add(&poll, source, token)?;
-        }
-        let body = Body {
+        let mut body = Body {
             poll,
             timer,
             due: None,
@@ -137,7 +138,7 @@ impl Worker {
         };
         let (say, hear) = bounded(1);
         let life = move || {
-            let jailed = jail::confine(Class::Device);
+            let jailed = body.prepare().and_then(|()| jail::confine(Class::Device).map_err(io::Error::other));
             let stands = jailed.is_ok();
             let _ = say.send(jailed);
             if stands {
@@ -146,7 +147,7 @@ impl Worker {
         };
         std::thread::Builder::new().name(format!("dev-{name}")).stack_size(STACK).spawn(life)?;
         // Jailed before it is given a queue: no guest has a word with it before.
-        hear.recv().map_err(io::Error::other)?.map_err(io::Error::other)?;
+        hear.recv().map_err(io::Error::other)??;
         Ok(Self { commands, wake, busy, stopping: AtomicBool::new(false) })
     }
 
@@ -230,6 +231,12 @@ struct Body {
 }
 
 impl Body {
+    /// What its thread may do only before it is jailed.
+    fn prepare(&mut self) -> io::Result<()> {
+        self.service.prepare();
+        self.service.sources().iter().zip(SOURCE..).try_for_each(|(source, token)| add(&self.poll, source, token))
+    }
+
     fn run(mut self) {
         let mut events = Vec::with_capacity(EVENTS);
         loop {

@@ -12,7 +12,7 @@ use vm_memory::VolatileSlice;
 use vm_memory::bitmap::BitmapSlice;
 
 /// Most parts of one system call (Linux, `UIO_MAXIOV`).
-const MOST_PARTS: usize = 1024;
+pub const MOST_PARTS: usize = 1024;
 /// How much is written at once where a range cannot be zeroed otherwise, bytes.
 const ZEROES: u64 = 1 << 16;
 
@@ -55,7 +55,12 @@ impl Image {
             FileType::BlockDevice => true,
             _ => return Err(ImageError::Kind),
         };
-        let access = rustix::fs::fcntl_getfl(&file).map_err(errno)? & OFlags::ACCMODE;
+        let flags = rustix::fs::fcntl_getfl(&file).map_err(errno)?;
+        if flags.contains(OFlags::NONBLOCK) {
+            // A ring would not wait for what is not in memory, but fail.
+            rustix::fs::fcntl_setfl(&file, flags - OFlags::NONBLOCK).map_err(errno)?;
+        }
+        let access = flags & OFlags::ACCMODE;
         if !read_only && access != OFlags::RDWR || access == OFlags::WRONLY {
             return Err(ImageError::Access);
         }
@@ -67,6 +72,22 @@ impl Image {
         // Guests write whole blocks of this size, so that the host's page cache need not read before.
         let block = if bytes.is_multiple_of(4096) && !device { 4096 } else { SECTOR as u32 };
         Ok(Self { file: Arc::new(file), bytes: bytes - bytes % SECTOR, block, read_only })
+    }
+
+    /// The file or device itself.
+    #[must_use]
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Memory as system calls take it.
+    #[must_use]
+    pub fn parts<B: BitmapSlice>(memory: &[VolatileSlice<'_, B>]) -> Vec<libc::iovec> {
+        let part = |slice: &VolatileSlice<'_, B>| libc::iovec {
+            iov_base: slice.ptr_guard_mut().as_ptr().cast(),
+            iov_len: slice.len(),
+        };
+        memory.iter().map(part).collect()
     }
 
     /// Bytes, a multiple of the sector.
@@ -110,11 +131,7 @@ impl Image {
     }
 
     fn transfer<B: BitmapSlice>(&self, memory: &[VolatileSlice<'_, B>], position: u64, out: bool) -> io::Result<()> {
-        let mut parts: Vec<libc::iovec> = Vec::with_capacity(memory.len());
-        for slice in memory {
-            let guard = slice.ptr_guard_mut();
-            parts.push(libc::iovec { iov_base: guard.as_ptr().cast(), iov_len: slice.len() });
-        }
+        let mut parts = Self::parts(memory);
         let (mut first, mut at) = (0, position);
         while let Some(rest) = parts.get(first..).filter(|rest| !rest.is_empty()) {
             let count = rest.len().min(MOST_PARTS) as i32;

@@ -1,5 +1,6 @@
 //! The block device (virtio 1.2, section 5.2), backed by a raw image or a block device of the host.
 
+pub mod engine;
 pub mod image;
 pub mod requests;
 
@@ -8,6 +9,8 @@ mod tests;
 
 use super::{Model, read_bytes};
 use image::Image;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Type of the device.
 const BLOCK: u16 = 2;
@@ -35,12 +38,13 @@ const WRITE_ZEROES: u64 = 1 << 14;
 pub struct Disk {
     features: u64,
     config: [u8; 60],
+    io_uring: Arc<AtomicBool>,
 }
 
 impl Disk {
-    /// A disk of the size of `image`.
+    /// A disk of the size of `image`; `io_uring` tells whether its service has a ring of the host.
     #[must_use]
-    pub fn new(image: &Image) -> Self {
+    pub fn new(image: &Image, io_uring: Arc<AtomicBool>) -> Self {
         let writes = if image.is_read_only() { READ_ONLY } else { DISCARD | WRITE_ZEROES };
         let mut config = [0; 60];
         let mut put = |at: usize, bytes: &[u8]| {
@@ -58,7 +62,7 @@ impl Disk {
         }
         put(44, &(image.block() / SECTOR as u32).to_le_bytes());
         put(56, &[1]);
-        Self { features: SEG_MAX | BLOCK_SIZE | FLUSH | TOPOLOGY | writes, config }
+        Self { features: SEG_MAX | BLOCK_SIZE | FLUSH | TOPOLOGY | writes, config, io_uring }
     }
 }
 
@@ -82,5 +86,9 @@ impl Model for Disk {
 
     fn read_config(&self, offset: u64, data: &mut [u8]) {
         read_bytes(&self.config, offset, data);
+    }
+
+    fn io_uring(&self) -> Option<bool> {
+        Some(self.io_uring.load(Ordering::Relaxed))
     }
 }
