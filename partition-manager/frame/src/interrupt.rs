@@ -7,10 +7,12 @@
 use crate::latency::Histogram;
 use crate::launch::{LaunchSpec, Place};
 use crate::name::Name;
+use crate::platform::{PCI_GSI, PCI_PINS, PIT_GSI, RTC_GSI, SCI_GSI, SERIAL_GSI};
 use crate::storm::Quarantine;
 use crate::topology::ApicLayout;
-use crate::wire::{DeviceState, DeviceStatus, VectorStatus};
+use crate::wire::{DeviceState, DeviceStatus, LineStatus, VectorStatus};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// Most vectors of one device that are shown; a device has fewer.
 pub const MOST_VECTORS: usize = 128;
@@ -67,11 +69,11 @@ pub struct InterruptRow {
     pub source: u32,
     /// The partition that owns it.
     pub partition: Name,
-    /// The device.
+    /// The device; of a line, what it belongs to.
     pub device: Name,
-    /// The device's PCI slot.
+    /// The device's PCI slot; of a line, 0.
     pub slot: u8,
-    /// The MSI-X vector of the device.
+    /// The MSI-X vector of the device; of a line, the I/O APIC's pin.
     pub vector: u16,
     /// What becomes of it.
     pub state: SourceState,
@@ -79,7 +81,7 @@ pub struct InterruptRow {
     pub processor: Option<u32>,
     /// The interrupt vector on that processor; absent while it is masked.
     pub interrupt: Option<u8>,
-    /// Messages that were sent.
+    /// Messages that were sent; of a line, how often it was raised.
     pub delivered: u64,
     /// Times it was raised while it was masked.
     pub masked: u64,
@@ -119,9 +121,10 @@ fn processor(address: u64, places: &[Place]) -> Option<u32> {
 /// The sources of a partition that was launched with `spec`, as its process says of its devices. What it says is
 /// not believed beyond what it was launched with.
 #[must_use]
-pub fn rows(spec: &LaunchSpec, statuses: &[DeviceStatus]) -> Vec<InterruptRow> {
+pub fn rows(spec: &LaunchSpec, statuses: &[DeviceStatus], lines: &[LineStatus]) -> Vec<InterruptRow> {
     let places: Vec<Place> = spec.processors.iter().map(|processor| processor.place).collect();
-    let mut rows = vec![];
+    let lines: BTreeMap<u32, &LineStatus> = lines.iter().map(|line| (line.gsi, line)).collect();
+    let mut rows: Vec<InterruptRow> = lines.values().filter_map(|line| line_row(spec, line, &places)).collect();
     for (device, status) in spec.devices.iter().zip(statuses) {
         for (vector, figures) in status.vectors.iter().take(MOST_VECTORS).enumerate() {
             let Some(source) = Source::new(spec.id, device.slot, vector) else { continue };
@@ -158,6 +161,44 @@ pub fn rows(spec: &LaunchSpec, statuses: &[DeviceStatus]) -> Vec<InterruptRow> {
     rows
 }
 
+/// A line to the I/O APIC. It is a level or a guest's own timer: the guest paces it, and nothing limits it.
+fn line_row(spec: &LaunchSpec, line: &LineStatus, places: &[Place]) -> Option<InterruptRow> {
+    let device = Name::new(line_name(line.gsi)?).ok()?;
+    Some(InterruptRow {
+        source: Source::new(spec.id, 0, line.gsi as usize)?.number(),
+        partition: spec.name.clone(),
+        device,
+        slot: 0,
+        vector: u16::try_from(line.gsi).ok()?,
+        state: if line.address.is_some() { SourceState::Enabled } else { SourceState::Masked },
+        processor: line.address.and_then(|address| processor(address, places)),
+        interrupt: line.address.map(|_| line.data as u8),
+        delivered: line.raised,
+        masked: 0,
+        coalesced: 0,
+        storms: 0,
+        pending: false,
+        freezes: 0,
+        timed: 0,
+        latency_median: None,
+        latency_p99: None,
+        latency: vec![],
+    })
+}
+
+/// Whose line a pin of the I/O APIC is.
+fn line_name(gsi: u32) -> Option<String> {
+    let own = match gsi {
+        PIT_GSI => "pit",
+        SERIAL_GSI => "console",
+        RTC_GSI => "clock",
+        SCI_GSI => "power",
+        // The slots share them: each has that of its number, counted around.
+        _ => return (PCI_GSI..PCI_GSI + PCI_PINS).contains(&gsi).then(|| format!("pin-{}", gsi - PCI_GSI)),
+    };
+    Some(own.to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -174,6 +215,18 @@ mod tests {
         let threads: Vec<Place> =
             (0..4).map(|at| Place { core: at / 2, thread: at % 2, package: 0, node: 0 }).collect();
         assert_eq!(processor(0xfee0_2000, &threads), Some(2));
+    }
+
+    #[test]
+    fn a_line_is_told_once_and_only_if_it_is_known() {
+        let spec = crate::launch::tests::spec();
+        let line = |gsi, address, raised| LineStatus { gsi, address, data: 0x31, raised };
+        let told =
+            [line(4, None, 1), line(5, None, 1), line(9, Some(0xfee0_0000), 7), line(4, None, 2), line(900, None, 0)];
+        let rows = rows(&spec, &[], &told);
+        let seen: Vec<_> = rows.iter().map(|row| (row.device.as_str(), row.vector, row.state, row.delivered)).collect();
+        assert_eq!(seen, [("console", 4, SourceState::Masked, 2), ("power", 9, SourceState::Enabled, 7)]);
+        assert_eq!((rows[1].processor, rows[1].interrupt), (Some(0), Some(0x31)));
     }
 
     proptest! {

@@ -13,7 +13,7 @@ use crate::storm::Quarantine;
 use serde::{Deserialize, Serialize};
 
 /// Version of the messages.
-pub const VERSION: u16 = 5;
+pub const VERSION: u16 = 6;
 /// Largest packet, bytes: what a Unix socket takes at once with the kernel's usual send buffer of 208 KiB
 /// (`net.core.wmem_default`, `socket(7)`).
 pub const LARGEST_PACKET: usize = 200 * 1024;
@@ -115,8 +115,13 @@ pub enum Report {
     Frozen(Frozen),
     /// An interrupt source was quarantined, told as [`Report::Frozen`] is.
     Stormed(Stormed),
-    /// Answer to [`Request::Devices`]: one entry for each of [`LaunchSpec::devices`], in order.
-    Devices(Vec<DeviceStatus>),
+    /// Answer to [`Request::Devices`].
+    Devices {
+        /// One entry for each of [`LaunchSpec::devices`], in order.
+        devices: Vec<DeviceStatus>,
+        /// The lines to the I/O APIC.
+        lines: Vec<LineStatus>,
+    },
 }
 
 /// A device that froze.
@@ -160,6 +165,19 @@ pub struct DeviceStatus {
     /// Of a disk: whether io_uring has several of its requests under way at once.
     #[serde(default)]
     pub io_uring: Option<bool>,
+}
+
+/// What a line to the I/O APIC does and did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LineStatus {
+    /// Its number: a pin of the I/O APIC.
+    pub gsi: u32,
+    /// The address of the message that the pin stands for; none while it is masked.
+    pub address: Option<u64>,
+    /// That message's data.
+    pub data: u32,
+    /// How often it was raised.
+    pub raised: u64,
 }
 
 /// Whether a device works.

@@ -473,7 +473,13 @@ impl Driver {
             Say::Channel(answer) => self.report(Report::Channel(answer), &[]),
             Say::Final(last) => self.report(Report::Final(Box::new(last)), &[]),
             Say::Pong => self.report(Report::Pong, &[]),
-            Say::Devices => self.report(Report::Devices(self.statuses()), &[]),
+            Say::Devices => self.report(
+                Report::Devices {
+                    devices: self.statuses(),
+                    lines: self.partition.as_ref().map(Partition::lines).unwrap_or_default(),
+                },
+                &[],
+            ),
         }
     }
 

@@ -29,6 +29,7 @@ use crossbeam_channel::Receiver;
 use frame::cpuset::CpuSet;
 use frame::launch::{BootSpec, LaunchError, LaunchSpec};
 use frame::platform::{PIT_GSI, RTC_GSI, SCI_GSI, SERIAL_GSI};
+use frame::wire::LineStatus;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -49,7 +50,7 @@ pub struct Partition {
     pub processors: Vec<Handle>,
     record_file: OwnedFd,
     memory: Memory,
-    _vm: Vm,
+    vm: Vm,
 }
 
 /// Why a partition cannot be launched.
@@ -110,6 +111,12 @@ fn system(what: &'static str) -> impl FnOnce(io::Error) -> LaunchFailure {
 }
 
 impl Partition {
+    /// What the lines to its I/O APIC do and did.
+    #[must_use]
+    pub fn lines(&self) -> Vec<LineStatus> {
+        self.vm.interrupts.lines()
+    }
+
     /// Launches a partition: everything stands when this returns, and every virtual processor waits.
     ///
     /// `messages` is the other end of `mailbox`, empty so far. The calling thread is moved to where the
@@ -182,7 +189,7 @@ impl Partition {
         }
         // Every other thread stands, so this one needs to start none any more.
         jail::confine(Class::Monitor)?;
-        Ok(Self { spec, record, devices, processors, record_file, memory, _vm: vm })
+        Ok(Self { spec, record, devices, processors, record_file, memory, vm })
     }
 
     /// What a manager that takes over is given: record, doorbell, memory in order, virtual processors in

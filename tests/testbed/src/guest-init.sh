@@ -85,7 +85,7 @@ disk)
         head -c 64 /dev/hwrng >/dev/null
     done
     sync
-    grep virtio /proc/interrupts | while read -r line; do say "interrupt $line"; done
+    grep -E 'virtio|ttyS0|acpi' /proc/interrupts | while read -r line; do say "interrupt $line"; done
     say "disk done"
     ;;
 watchdog)

@@ -69,7 +69,7 @@ impl Driver {
             Report::Pong => {}
             Report::Frozen(frozen) => self.froze(name, frozen),
             Report::Stormed(stormed) => self.stormed(name, stormed),
-            Report::Devices(statuses) => self.told_devices(name, &statuses),
+            Report::Devices { devices, lines } => self.told_devices(name, &devices, &lines),
         }
         Ok(())
     }

@@ -9,7 +9,7 @@ use frame::device_row::{self, DeviceRow};
 use frame::interrupt::{self, InterruptRow};
 use frame::launch::LaunchSpec;
 use frame::name::Name;
-use frame::wire::{DeviceStatus, Request};
+use frame::wire::{DeviceStatus, LineStatus, Request};
 use std::collections::BTreeSet;
 
 /// How long partitions may take to answer, milliseconds.
@@ -35,9 +35,9 @@ impl Asker {
         }
     }
 
-    fn hear(&mut self, spec: &LaunchSpec, statuses: &[DeviceStatus]) {
+    fn hear(&mut self, spec: &LaunchSpec, statuses: &[DeviceStatus], lines: &[LineStatus]) {
         match self {
-            Self::Interrupts(rows, _) => rows.extend(interrupt::rows(spec, statuses)),
+            Self::Interrupts(rows, _) => rows.extend(interrupt::rows(spec, statuses, lines)),
             Self::Devices(rows, _) => rows.extend(device_row::rows(spec, statuses)),
         }
     }
@@ -90,11 +90,7 @@ impl Driver {
         for (name, entry) in self.entries.iter().filter(|(name, _)| wanted(name)) {
             // Those that are asked already answer all who ask.
             let asked = self.questions.iter().any(|question| question.missing.contains(name));
-            let Some(process) = entry
-                .process
-                .as_ref()
-                .filter(|process| process.spec.as_ref().is_some_and(|spec| !spec.devices.is_empty()))
-            else {
+            let Some(process) = entry.process.as_ref().filter(|process| process.spec.is_some()) else {
                 continue;
             };
             if asked || process.send(self.epoch, Request::Devices, &[]).is_ok() {
@@ -129,12 +125,12 @@ impl Driver {
     }
 
     /// A partition's process says what its devices do.
-    pub(super) fn told_devices(&mut self, name: &Name, statuses: &[DeviceStatus]) {
+    pub(super) fn told_devices(&mut self, name: &Name, statuses: &[DeviceStatus], lines: &[LineStatus]) {
         let process = self.entries.get(name).and_then(|entry| entry.process.as_ref());
         let Some(spec) = process.and_then(|process| process.spec.as_ref()) else { return };
         for question in &mut self.questions {
             if question.missing.remove(name) {
-                question.asker.hear(spec, statuses);
+                question.asker.hear(spec, statuses, lines);
             }
         }
         self.settle_questions(0);

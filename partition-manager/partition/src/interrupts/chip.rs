@@ -30,6 +30,11 @@ impl Chip {
         Arc::new(Self { state: Mutex::default(), sink })
     }
 
+    /// How it is programmed now.
+    pub(super) fn state(&self) -> Ioapic {
+        lock(&self.state).clone()
+    }
+
     /// Raises or lowers a pin. What that sends is sent under the lock, so that a level and its end stay in order.
     fn set(&self, pin: u32, high: bool) {
         lock(&self.state).set(pin as usize, high, &mut |interrupt| self.sink.send(interrupt));

@@ -151,6 +151,19 @@ impl Ioapic {
         self.entries.iter().enumerate().filter_map(|(pin, entry)| interrupt(*entry).map(|sent| (pin, sent)))
     }
 
+    /// An I/O APIC that is programmed so.
+    #[must_use]
+    pub fn programmed(entries: [u64; PINS]) -> Self {
+        Self { entries, ..Self::default() }
+    }
+
+    /// What `pin` sends when it is raised; nothing while it is masked, or when it does not exist.
+    #[must_use]
+    pub fn route(&self, pin: usize) -> Option<Interrupt> {
+        let entry = self.entries.get(pin).filter(|entry| *entry & MASKED == 0)?;
+        interrupt(*entry)
+    }
+
     /// Whether `pin` is masked; a pin that does not exist is.
     #[must_use]
     pub fn is_masked(&self, pin: usize) -> bool {

@@ -1,5 +1,6 @@
 //! Local APICs and I/O APIC in the kernel: `interrupts = "kernel"`.
 
+use super::ioapic::Ioapic;
 use super::lock;
 use super::routes::Routes;
 use crate::devices::pm::Line;
@@ -53,6 +54,18 @@ impl Kernel {
         self.wire(&source, gsi)?;
         lock(&self.kept).push(source);
         Ok(())
+    }
+
+    /// How the I/O APIC is programmed now; not at all where KVM does not say.
+    pub(super) fn pins(&self) -> Ioapic {
+        let mut chip = kvm_irqchip { chip_id: KVM_IRQCHIP_IOAPIC, ..Default::default() };
+        if self.fd.get_irqchip(&mut chip).is_err() {
+            return Ioapic::default();
+        }
+        // SAFETY: KVM filled in the I/O APIC's state, and any bits are one.
+        let state = unsafe { chip.chip.ioapic };
+        // SAFETY: an entry is 64 bits, whichever view of it was written.
+        Ioapic::programmed(state.redirtbl.map(|entry| unsafe { entry.bits }))
     }
 
     /// A line that holds pin `gsi`.

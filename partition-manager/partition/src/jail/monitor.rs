@@ -1,12 +1,13 @@
 //! The main thread: it talks with the manager over sockets that it has, and keeps time for devices.
 
-use super::rule::{Call, KVM_IRQ_LINE, KVM_IRQFD, KVM_SET_GSI_ROUTING, KVM_SIGNAL_MSI, any, one_of};
+use super::rule::{Call, KVM_GET_IRQCHIP, KVM_IRQ_LINE, KVM_IRQFD, KVM_SET_GSI_ROUTING, KVM_SIGNAL_MSI, any, one_of};
 
 const IOCTL: &[u32] = &[
     KVM_IRQ_LINE,        // alarms of devices
     KVM_SIGNAL_MSI,      // the same, where the I/O APIC is here
     KVM_SET_GSI_ROUTING, // a source that is quiet again
     KVM_IRQFD,
+    KVM_GET_IRQCHIP,      // where the I/O APIC's pins lead, for who asks
     libc::FIONBIO as u32, // a connection that must not block
 ];
 

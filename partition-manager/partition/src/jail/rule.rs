@@ -71,6 +71,8 @@ pub(super) const fn kvm_read<T>(number: u32) -> u32 {
     2 << 30 | (size_of::<T>() as u32) << 16 | kvm(number)
 }
 
+/// `KVM_GET_IRQCHIP`: the state of a controller in the kernel.
+pub(super) const KVM_GET_IRQCHIP: u32 = 3 << 30 | (size_of::<kvm_bindings::kvm_irqchip>() as u32) << 16 | kvm(0x62);
 /// `KVM_IRQ_LINE`: a pin of a controller in the kernel.
 pub(super) const KVM_IRQ_LINE: u32 = kvm_write::<kvm_bindings::kvm_irq_level>(0x61);
 /// `KVM_SET_GSI_ROUTING`: where messages of a device go.

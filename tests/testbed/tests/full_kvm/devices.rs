@@ -155,10 +155,10 @@ fn disks(testbed: &mut Testbed) -> Result<()> {
 }
 
 /// What the guest counts, by device and processor.
-fn counted(history: &str, handler: &str) -> Result<Vec<u64>> {
+fn counted(history: &str, kind: &str, handler: &str) -> Result<Vec<u64>> {
     let line = history.lines().find(|line| line.contains("interrupt ") && line.trim_end().ends_with(handler));
     let line = line.with_context(|| format!("Linux counts nothing for {handler}:\n{history}"))?;
-    ensure!(line.contains("PCI-MSI"), "not a message-signalled interrupt: {line}");
+    ensure!(line.contains(kind), "not of kind {kind}: {line}");
     let counts = line.split(':').nth(1).unwrap_or_default().split_whitespace().map_while(|word| word.parse().ok());
     Ok(counts.collect())
 }
@@ -169,7 +169,7 @@ fn agree(testbed: &mut Testbed, history: &str) -> Result<()> {
     let text = succeeds(testbed, "lpar interrupts red --json")?;
     let rows: Vec<InterruptRow> = serde_json::from_str(&text).with_context(|| text.clone())?;
     for (device, handler) in [("entropy", "virtio0-input"), ("first", "virtio1-req.0"), ("second", "virtio2-req.0")] {
-        let counts = counted(history, handler)?;
+        let counts = counted(history, "PCI-MSI", handler)?;
         let taken: u64 = counts.iter().sum();
         let row = rows.iter().find(|row| row.device.as_str() == device && row.vector == 1);
         let row = row.with_context(|| format!("{device} has no vector 1:\n{text}"))?;
@@ -180,6 +180,14 @@ fn agree(testbed: &mut Testbed, history: &str) -> Result<()> {
             // The guest moved it from processor 0 to 1, and took some on each.
             ensure!(counts.iter().all(|count| *count > 0) && row.processor == Some(1), "{counts:?} {row:?}");
         }
+    }
+    // Pins of the I/O APIC, by the names that Linux gives to what is behind them.
+    for (device, pin, handler) in [("console", 4, "ttyS0"), ("power", 9, "acpi")] {
+        let taken: u64 = counted(history, "IO-APIC", handler)?.iter().sum();
+        let row = rows.iter().find(|row| row.device.as_str() == device && row.slot == 0 && row.vector == pin);
+        let row = row.with_context(|| format!("there is no pin {pin}:\n{text}"))?;
+        ensure!(row.state == SourceState::Enabled && row.interrupt.is_some(), "{row:?}");
+        ensure!(row.delivered >= taken && (device != "console" || taken > 0), "{taken} interrupts taken of {row:?}");
     }
     let numbers: BTreeSet<u32> = rows.iter().map(|row| row.source).collect();
     ensure!(numbers.len() == rows.len(), "two sources have one number:\n{text}");
