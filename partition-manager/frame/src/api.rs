@@ -69,6 +69,9 @@ pub struct PartitionDetail {
     pub resources: BTreeMap<String, Resource>,
     /// Where its processes are confined; empty when they are not.
     pub cgroup: Vec<String>,
+    /// The jail of its process as it is now; absent when it has no process.
+    #[serde(default)]
+    pub jail: Option<crate::jail::JailReport>,
 }
 
 /// Exits of one virtual processor.

@@ -21,6 +21,7 @@ pub mod guard;
 pub mod image;
 pub mod interrupt;
 pub mod inventory;
+pub mod jail;
 pub mod ladder;
 pub mod latency;
 pub mod launch;

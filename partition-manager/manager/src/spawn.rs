@@ -5,6 +5,7 @@ mod filtered;
 
 pub use child::Child;
 pub use filtered::at_call;
+use frame::jail::{ARGUMENT, Inmate};
 use frame::lifecycle::FILTERED;
 use rustix::fs::{Mode, OFlags};
 use std::ffi::CString;
@@ -17,6 +18,9 @@ use std::path::Path;
 pub const LISTENER: i32 = 3;
 /// Number of the descriptor by which a partition holds the frame's claim on its CPUs.
 const CLAIM: i32 = 4;
+
+/// The namespaces that an inmate begins in; it makes that of mounts itself (namespaces(7)).
+const NAMESPACES: i32 = libc::CLONE_NEWPID | libc::CLONE_NEWNET | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
 
 /// Keeps descriptors 3 and 4 of this process taken, so that no pipe or file that another thread just opens has
 /// a number which a child puts its own on.
@@ -44,7 +48,8 @@ impl Seat {
 }
 
 /// Starts `binary` as the process that ps shows as `title`: a session of its own, nothing but `listener` and
-/// `claim` inherited, in the groups behind `doors` from its first instruction on.
+/// `claim` inherited, in the groups behind `doors` from its first instruction on. As an `inmate` it is in namespaces of
+/// its own and is told to shut itself in; see [`crate::host::jail::gaps`].
 ///
 /// # Errors
 /// The error of the system call that failed; no process is left.
@@ -54,9 +59,17 @@ pub fn spawn(
     listener: &OwnedFd,
     claim: Option<&OwnedFd>,
     doors: &[OwnedFd],
+    inmate: Option<Inmate>,
 ) -> io::Result<Child> {
     let program = CString::new(binary.as_os_str().as_bytes())?;
-    let title = CString::new(title)?;
+    let mut arguments = vec![CString::new(title)?];
+    let namespaces = match inmate {
+        Some(inmate) => {
+            arguments.extend([CString::new(ARGUMENT)?, CString::new(inmate.to_string())?]);
+            NAMESPACES
+        }
+        None => 0,
+    };
     // What it has to say it says over its socket and in its record, both of which are bounded: the log of the
     // daemons is not its to fill.
     let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
@@ -67,6 +80,14 @@ pub fn spawn(
         for door in doors {
             // SAFETY: as above. A process that writes 0 names itself.
             check(unsafe { libc::write(door.as_raw_fd(), b"0".as_ptr().cast(), 1) } as i64)?;
+        }
+        // Behind the doors, so that its own groups are the root of what it could see. Kernels may lack the kind.
+        // SAFETY: as above.
+        if inmate.is_some() && unsafe { libc::unshare(libc::CLONE_NEWCGROUP) } != 0 {
+            let error = io::Error::last_os_error();
+            if error.raw_os_error() != Some(libc::EINVAL) {
+                return Err(error);
+            }
         }
         let put = |descriptor: &OwnedFd, place: i32| {
             let descriptor = descriptor.as_raw_fd();
@@ -90,7 +111,7 @@ pub fn spawn(
         unsafe { libc::syscall(libc::SYS_close_range, kept + 1, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
         Ok(())
     };
-    child::start(&program, &title, null.as_fd(), &prepare)
+    child::start(&program, &arguments, namespaces, null.as_fd(), &prepare)
 }
 
 /// How a process ended, from the status that `waitpid(2)` gives.
@@ -188,7 +209,7 @@ mod tests {
         let text = "#!/bin/sh\ncd ${0%/*}\nfor f in /proc/$$/fd/*; do [ -e $f ] && echo ${f##*/}; done >fds\nexport -p >environment\n";
         std::fs::write(&script, text).unwrap();
         std::fs::set_permissions(&script, PermissionsExt::from_mode(0o755)).unwrap();
-        let mut child = spawn(&script, "partition: t", &listener, None, &doors).unwrap();
+        let mut child = spawn(&script, "partition: t", &listener, None, &doors, None).unwrap();
         assert!(child.wait().unwrap().unwrap().success());
         assert_eq!(std::fs::read(&door).unwrap(), b"0");
         let fds = std::fs::read_to_string(directory.path().join("fds")).unwrap();
@@ -203,8 +224,8 @@ mod tests {
     fn a_child_that_cannot_be_started_is_an_error() {
         let directory = tempfile::tempdir().unwrap();
         let listener = os::packet::listen(&directory.path().join("s")).unwrap();
-        assert!(spawn(Path::new("/nowhere/partition"), "t", &listener, None, &[]).is_err());
+        assert!(spawn(Path::new("/nowhere/partition"), "t", &listener, None, &[], None).is_err());
         let closed = [OwnedFd::from(std::fs::File::open("/dev/null").unwrap())];
-        assert!(spawn(Path::new("/bin/sh"), "t", &listener, None, &closed).is_err());
+        assert!(spawn(Path::new("/bin/sh"), "t", &listener, None, &closed, None).is_err());
     }
 }

@@ -7,9 +7,9 @@ use std::os::fd::{AsFd, AsRawFd};
 /// groups or as one of the others (`SO_PEERCRED`, `SO_PEERGROUPS`, `unix(7)`). Without an answer nobody may.
 #[must_use]
 pub fn may(socket: impl AsFd, group: u32) -> bool {
-    let Ok(peer) = rustix::net::sockopt::socket_peercred(&socket) else { return false };
+    let Ok(peer) = identity(&socket) else { return false };
     let groups = groups(&socket).unwrap_or_default();
-    decide((peer.uid.as_raw(), peer.gid.as_raw()), &groups, rustix::process::geteuid().as_raw(), group)
+    decide(peer, &groups, rustix::process::geteuid().as_raw(), group)
 }
 
 /// Whether whoever connected is the superuser, this user, or the user who made `listener` listen, whose
@@ -17,9 +17,25 @@ pub fn may(socket: impl AsFd, group: u32) -> bool {
 /// its manager's. Without an answer nobody is.
 #[must_use]
 pub fn may_manage(socket: impl AsFd, listener: impl AsFd) -> bool {
-    let Ok(peer) = rustix::net::sockopt::socket_peercred(socket) else { return false };
-    let maker = rustix::net::sockopt::socket_peercred(listener).map(|maker| maker.uid);
-    peer.uid.is_root() || peer.uid == rustix::process::geteuid() || maker.is_ok_and(|maker| maker == peer.uid)
+    let Ok((peer, _)) = identity(socket) else { return false };
+    let maker = identity(listener).map(|(maker, _)| maker);
+    peer == 0 || peer == rustix::process::geteuid().as_raw() || maker.is_ok_and(|maker| maker == peer)
+}
+
+/// User and group at the other end. Its process has no number here when it is outside of this one's namespace of
+/// processes, which is nothing amiss.
+///
+/// # Errors
+/// The error of `getsockopt(2)`.
+fn identity(socket: impl AsFd) -> io::Result<(u32, u32)> {
+    let mut peer = libc::ucred { pid: 0, uid: u32::MAX, gid: u32::MAX };
+    let mut length = size_of::<libc::ucred>() as libc::socklen_t;
+    let number = socket.as_fd().as_raw_fd();
+    // SAFETY: the kernel writes at most `length` bytes, which is how long `peer` is.
+    let outcome = unsafe {
+        libc::getsockopt(number, libc::SOL_SOCKET, libc::SO_PEERCRED, (&raw mut peer).cast(), &raw mut length)
+    };
+    if outcome == 0 { Ok((peer.uid, peer.gid)) } else { Err(io::Error::last_os_error()) }
 }
 
 fn decide((uid, gid): (u32, u32), groups: &[u32], own: u32, group: u32) -> bool {

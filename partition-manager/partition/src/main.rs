@@ -4,8 +4,10 @@
 //! Without it there is nothing to do. `--image` writes the built-in payload to standard output.
 
 use anyhow::{Context, Result, bail};
+use frame::jail::{ARGUMENT, Inmate};
 use partition::diagnostics::IMAGE;
 use partition::driver::{self, Driver};
+use partition::jail::wall;
 use std::io::Write;
 use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd};
 use std::process::ExitCode;
@@ -14,6 +16,7 @@ use std::process::ExitCode;
 const LISTENER: i32 = 3;
 
 const USAGE: &str = "usage: partition            with a listening SOCK_SEQPACKET socket as descriptor 3
+       partition --jail N   the same, as user and group N in an empty root, without privileges
        partition --image    write the built-in payload to standard output
        partition --version";
 
@@ -31,6 +34,10 @@ fn perform() -> Result<ExitCode> {
     let arguments: Vec<_> = std::env::args_os().skip(1).collect();
     match arguments.iter().map(|argument| argument.to_str()).collect::<Vec<_>>().as_slice() {
         [] => serve(),
+        [Some(ARGUMENT), Some(inmate)] => {
+            wall::enter(Inmate::parse(inmate).context("the number of a partition's user was expected")?)?;
+            serve()
+        }
         [Some("--image")] => {
             std::io::stdout().write_all(IMAGE).context("the payload cannot be written to standard output")?;
             Ok(ExitCode::SUCCESS)

@@ -9,6 +9,7 @@ use crate::show::{Table, field, plain, size, span};
 use frame::api::{DEVICES, INTERRUPTS, PARTITIONS, PartitionDetail, PartitionRow, PartitionStat};
 use frame::device_row::DeviceRow;
 use frame::interrupt::{InterruptRow, SourceState};
+use frame::jail::JailReport;
 use frame::name::Name;
 use frame::units::Units;
 use frame::wire::DeviceState;
@@ -109,6 +110,9 @@ pub fn show(common: &Common, name: &Name) -> Outcome {
         let confined =
             if detail.cgroup.is_empty() { "nothing".to_owned() } else { detail.cgroup.join("\n            ") };
         let _ = writeln!(out, "confined in {confined}");
+        if let Some(jail) = &detail.jail {
+            let _ = writeln!(out, "jailed as {}", jailed(jail));
+        }
     }
     if let Some(status) = row.exit_status {
         let _ = writeln!(out, "exit status {status}");
@@ -121,6 +125,18 @@ pub fn show(common: &Common, name: &Name) -> Outcome {
     }
     let _ = write!(out, "{table}");
     print(&out)
+}
+
+/// A jail for people.
+fn jailed(jail: &JailReport) -> String {
+    let own: Vec<&str> = jail.namespaces.iter().filter(|(_, own)| **own).map(|(kind, _)| kind.as_str()).collect();
+    let own = if own.is_empty() { "none".to_owned() } else { own.join(" ") };
+    let capabilities = if jail.capabilities == 0 { "none".to_owned() } else { format!("{:#x}", jail.capabilities) };
+    let privileges = if jail.no_new_privileges { "none" } else { "possible" };
+    format!(
+        "user {}, group {}; capabilities {capabilities}, new privileges {privileges}; calls filtered in {} of {} threads; own namespaces {own}",
+        jail.uid, jail.gid, jail.filtered, jail.threads,
+    )
 }
 
 /// A value of a resource for people: memory in its units, objects without their quotes.

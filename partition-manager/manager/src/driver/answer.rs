@@ -2,8 +2,8 @@
 
 use super::Driver;
 use super::entry::{Entry, Process};
-use crate::clock;
 use crate::message::{Refusal, Reply};
+use crate::{clock, host};
 use frame::api::{
     FrameStatus, PartitionDetail, PartitionRow, PartitionStat, ProcessorStat, Resource, ShutdownRequest, WaitAnswer,
 };
@@ -185,7 +185,8 @@ impl Driver {
             None => vec![],
         };
         let resources = resources(entry.declaration(), entry.kept.plan.as_ref(), block);
-        PartitionDetail { row: row(entry), resources, cgroup }
+        let jail = entry.process.as_ref().and_then(|process| host::jail::report(process.identity.pid));
+        PartitionDetail { row: row(entry), resources, cgroup, jail }
     }
 }
 

@@ -169,7 +169,8 @@ fn whole_cores(used: &CpuSet, inventory: &Inventory) -> CpuSet {
 
 /// Whether a process has, as descriptor 3, the socket that is bound at `path` (`proc(5)`, `/proc/net/unix`).
 fn listens(pid: u32, path: &Path) -> bool {
-    let table = std::fs::read(format!("/proc/{pid}/net/unix")).unwrap_or_default();
+    // A jailed process has a network namespace of its own; its socket was bound in this one.
+    let table = std::fs::read("/proc/self/net/unix").unwrap_or_default();
     let table = String::from_utf8_lossy(&table);
     let Ok(descriptor) = std::fs::read_link(format!("/proc/{pid}/fd/{}", crate::spawn::LISTENER)) else { return false };
     table.lines().any(|line| {
@@ -262,7 +263,7 @@ mod tests {
         let script = directory.path().join("script");
         std::fs::write(&script, "#!/bin/sh\nexec sleep 1000\n").unwrap();
         std::fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-        let mut child = crate::spawn::spawn(&script, "t", &listener, None, &[]).unwrap();
+        let mut child = crate::spawn::spawn(&script, "t", &listener, None, &[], None).unwrap();
         let mut other = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
         let (one, two) = (listens(child.id(), &path), listens(other.id(), &path));
         child.kill().unwrap();

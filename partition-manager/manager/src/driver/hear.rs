@@ -58,7 +58,7 @@ impl Driver {
                 self.disconnect(name);
                 self.pass(epoch);
             }
-            Report::Ready => match self.hold_processors(name, descriptors) {
+            Report::Ready => match self.hold_processors(name, descriptors).and_then(|()| self.check_jail(name)) {
                 Ok(()) => self.apply(name, Input::Ready),
                 Err(error) => self.apply(name, Input::Failed { reason: format!("{error:#}") }),
             },

@@ -12,6 +12,7 @@ use frame::assignment::Assignment;
 use frame::declare::{Boot, Disk, Partition};
 use frame::device::{Attachment, DeviceSpec};
 use frame::inventory::Inventory;
+use frame::jail::Inmate;
 use frame::launch::{BootSpec, Descriptor, LaunchSpec, MemorySpec, ProcessorSpec};
 use frame::lifecycle::Input;
 use frame::name::Name;
@@ -243,7 +244,8 @@ impl Driver {
         let binary = &self.settings.binary;
         let title = format!("partition {}/{name}", self.tag);
         self.journal.step(name, &Step::Spawn { incarnation })?;
-        let mut child = spawn::spawn(binary, &title, &listener, claim.as_ref(), &doors)
+        let inmate = self.inmate(name);
+        let mut child = spawn::spawn(binary, &title, &listener, claim.as_ref(), &doors, inmate)
             .with_context(|| format!("the program {} could not be started", binary.display()))?;
         match self.hold(name, child.id()) {
             Ok(mut process) => {
@@ -256,6 +258,24 @@ impl Driver {
                 Err(error)
             }
         }
+    }
+
+    /// Who a partition's process is to be; nobody else than this one where this one may not build a jail.
+    fn inmate(&self, name: &Name) -> Option<Inmate> {
+        let plan = self.entries.get(name)?.kept.plan.as_ref()?;
+        self.jail.then(|| Inmate::new(&self.tag, plan.id))
+    }
+
+    /// Looks whether the process that this manager started shut itself in, before its guest has its first word.
+    ///
+    /// # Errors
+    /// What is open.
+    pub(super) fn check_jail(&self, name: &Name) -> anyhow::Result<()> {
+        let process = self.entries.get(name).and_then(|entry| entry.process.as_ref());
+        // One that was adopted was looked at by the manager that started it.
+        let Some(process) = process.filter(|process| process.child.is_some()) else { return Ok(()) };
+        let gaps = host::jail::gaps(process.identity.pid, self.inmate(name));
+        if gaps.is_empty() { Ok(()) } else { bail!("its process is not jailed: {}", gaps.join("; ")) }
     }
 
     fn hold(&mut self, name: &Name, pid: u32) -> anyhow::Result<Process> {

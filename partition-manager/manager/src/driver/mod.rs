@@ -79,6 +79,8 @@ pub struct Driver {
     switches: host::network::Switches,
     /// Tells the processes of this frame under this root from all others.
     tag: String,
+    /// Whether this host lets this process build the whole jail of a partition.
+    jail: bool,
     /// What this host has.
     host: host::inventory::Known,
     /// What this host lacks.
@@ -155,6 +157,7 @@ impl Driver {
             groups,
             switches: host::network::Switches::new(&tag),
             tag,
+            jail: host::jail::available().is_ok(),
             host: host::inventory::Known::default(),
             lacks,
             sender,

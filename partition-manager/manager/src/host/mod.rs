@@ -1,6 +1,7 @@
 //! The host: what it has, what it can do, what it lacks.
 
 pub mod inventory;
+pub mod jail;
 pub mod kvm;
 pub mod network;
 
@@ -17,6 +18,7 @@ pub fn report() -> Result<HostReport, inventory::InventoryError> {
     let (cgroup, groups) = cgroup::hierarchy::probe();
     lacks.extend(groups);
     lacks.extend(network::lacks());
+    lacks.extend(jail::lacks());
     if !inventory.nodes.iter().any(|node| node.huge_pages.iter().any(|pages| pages.total > 0)) {
         lacks.push(
             "no huge pages are set aside: memory comes in pages of 4 KiB; write to /proc/sys/vm/nr_hugepages to have some"

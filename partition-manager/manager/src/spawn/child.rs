@@ -72,7 +72,8 @@ impl Child {
 /// What the child does before it runs its program.
 struct Orders<'a> {
     program: *const c_char,
-    arguments: [*const c_char; 2],
+    /// Ends in nothing.
+    arguments: *const *const c_char,
     environment: [*const c_char; 1],
     /// The descriptor of the null device, for standard input, output and error.
     null: c_int,
@@ -81,7 +82,8 @@ struct Orders<'a> {
     error: c_int,
 }
 
-/// Starts `program` under the name `title`, without environment, in the root directory, with `null` as standard
+/// Starts `program` with `arguments`, of which the first is its name, without environment, in new namespaces of the
+/// kinds `namespaces` (`CLONE_NEW*`), in the root directory, with `null` as standard
 /// input, output and error, after `prepare`, which may do system calls only: it runs in this process's memory
 /// beside this process's other threads.
 ///
@@ -89,14 +91,17 @@ struct Orders<'a> {
 /// The error of the system call that failed; no process is left.
 pub fn start(
     program: &CString,
-    title: &CString,
+    arguments: &[CString],
+    namespaces: c_int,
     null: BorrowedFd<'_>,
     prepare: &dyn Fn() -> io::Result<()>,
 ) -> io::Result<Child> {
     let mut stack = vec![0u128; STACK / size_of::<u128>()];
+    let ends = std::iter::once(std::ptr::null());
+    let arguments: Vec<*const c_char> = arguments.iter().map(|argument| argument.as_ptr()).chain(ends).collect();
     let mut orders = Orders {
         program: program.as_ptr(),
-        arguments: [title.as_ptr(), std::ptr::null()],
+        arguments: arguments.as_ptr(),
         environment: [std::ptr::null()],
         null: null.as_raw_fd(),
         prepare,
@@ -110,7 +115,7 @@ pub fn start(
         libc::clone(
             run,
             top.cast(),
-            libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD,
+            libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD | namespaces,
             (&raw mut orders).cast::<c_void>(),
         )
     };
@@ -158,7 +163,7 @@ fn obey(orders: &Orders<'_>) -> io::Result<std::convert::Infallible> {
     // SAFETY: the set is filled. What is pending now ends this process by default, as it should.
     check(unsafe { libc::sigprocmask(libc::SIG_SETMASK, none.as_ptr(), std::ptr::null_mut()) })?;
     // SAFETY: strings and arrays that end in nothing, all of which `start` keeps.
-    check(unsafe { libc::execve(orders.program, orders.arguments.as_ptr(), orders.environment.as_ptr()) })?;
+    check(unsafe { libc::execve(orders.program, orders.arguments, orders.environment.as_ptr()) })?;
     Err(io::Error::from_raw_os_error(libc::EINVAL))
 }
 

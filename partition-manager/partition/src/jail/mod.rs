@@ -8,9 +8,11 @@
 
 pub mod device;
 pub mod every;
+pub mod landlock;
 pub mod monitor;
 pub mod processor;
 pub mod rule;
+pub mod wall;
 
 #[cfg(test)]
 mod tests;
@@ -34,11 +36,13 @@ pub enum Class {
 
 /// A thread cannot be jailed.
 #[derive(Debug, thiserror::Error)]
-#[error("the filter of system calls cannot be installed (seccomp(2)): {source}")]
-pub struct JailError {
-    /// What failed.
-    #[from]
-    source: seccompiler::Error,
+pub enum JailError {
+    /// Landlock is there and refuses.
+    #[error("its files cannot be taken from it (Landlock)")]
+    Files(#[source] std::io::Error),
+    /// The kernel has no filters of system calls, or refuses this one.
+    #[error("the filter of system calls cannot be installed (seccomp(2))")]
+    Filter(#[from] seccompiler::Error),
 }
 
 impl Class {
@@ -74,12 +78,14 @@ impl Class {
     }
 }
 
-/// Leaves the calling thread only the calls of its class, for good; it can gain no privilege any more either
-/// (`PR_SET_NO_NEW_PRIVS`). Threads that it starts would have the same calls.
+/// Leaves the calling thread only the calls of its class and no file, for good; it can gain no privilege any more
+/// either (`PR_SET_NO_NEW_PRIVS`). Threads that it starts would have the same calls.
 ///
 /// # Errors
 /// When the kernel has no such filters, or refuses this one.
 pub fn confine(class: Class) -> Result<(), JailError> {
+    rustix::thread::set_no_new_privs(true).map_err(|errno| JailError::Files(errno.into()))?;
+    landlock::shut().map_err(JailError::Files)?;
     let program = class.filter(std::process::id())?;
     Ok(seccompiler::apply_filter(&program)?)
 }

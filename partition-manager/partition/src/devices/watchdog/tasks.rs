@@ -1,13 +1,16 @@
 //! What the kernel says of the virtual processors' threads (proc(5), `/proc/pid/task/tid/schedstat` and `stat`).
 
 use super::clock::Sight;
-use rustix::fs::{Mode, OFlags, openat};
+use rustix::fs::{Dir, Mode, OFlags, openat};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 
 /// Most of a file that is read, bytes: the state in `stat` is behind a name of at most 15.
 const LONGEST: usize = 256;
+/// The same of `status`, whose line of numbers is among the first.
+const LONGEST_STATUS: usize = 1024;
 
 /// The files of one thread.
 #[derive(Debug)]
@@ -21,15 +24,26 @@ struct Task {
 pub struct Tasks(Vec<Option<Task>>);
 
 impl Tasks {
-    /// The threads with these identifiers, below the process's own directory `task`. Where a kernel does not count
-    /// how long threads wait, nothing is known of them.
+    /// The threads with these identifiers, below the process's own directory `task`, which may be that of another
+    /// namespace of processes. Where a kernel does not count how long threads wait, nothing is known of them.
     #[must_use]
     pub fn open(directory: &OwnedFd, threads: &[i32]) -> Self {
         let open = |thread: i32, file: &str| {
             let flags = OFlags::RDONLY | OFlags::CLOEXEC;
             openat(directory, format!("{thread}/{file}"), flags, Mode::empty()).map(File::from).ok()
         };
-        let task = |thread: &i32| Some(Task { schedstat: open(*thread, "schedstat")?, stat: open(*thread, "stat")? });
+        let there = || Dir::read_from(directory).ok().into_iter().flatten().filter_map(Result::ok);
+        let named = || there().filter_map(|entry| entry.file_name().to_str().ok()?.parse().ok());
+        let names: BTreeMap<i32, i32> = named()
+            .filter_map(|name: i32| {
+                let mut buffer = [0; LONGEST_STATUS];
+                Some((inner(start(&open(name, "status")?, &mut buffer)?)?, name))
+            })
+            .collect();
+        let task = |thread: &i32| {
+            let name = *names.get(thread)?;
+            Some(Task { schedstat: open(name, "schedstat")?, stat: open(name, "stat")? })
+        };
         Self(threads.iter().map(task).collect())
     }
 
@@ -49,11 +63,17 @@ impl Task {
     }
 }
 
-fn start<'b>(file: &File, buffer: &'b mut [u8; LONGEST]) -> Option<&'b str> {
+fn start<'b>(file: &File, buffer: &'b mut [u8]) -> Option<&'b str> {
     let length = file.read_at(buffer, 0).ok()?;
     let bytes = buffer.get(..length)?;
     // Names are ASCII here; the rest always is.
     std::str::from_utf8(bytes).ok()
+}
+
+/// The number of a thread in the innermost namespace, where it runs itself (proc(5), `NSpid` of `status`).
+fn inner(status: &str) -> Option<i32> {
+    let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:"))?;
+    numbers.split_ascii_whitespace().next_back()?.parse().ok()
 }
 
 /// Nanoseconds on a CPU and waiting for one.
@@ -79,6 +99,13 @@ mod tests {
         assert_eq!(is_runnable("7 (vcpu) R) S 1 2"), Some(false));
         assert_eq!(is_runnable("7 (vcpu0) R 1 2"), Some(true));
         assert_eq!(is_runnable("7 vcpu0 R"), None);
+    }
+
+    #[test]
+    fn the_innermost_number_counts() {
+        assert_eq!(inner("Name:\ta\nNSpid:\t812\t40\t3\nNSpgid:\t1\n"), Some(3));
+        assert_eq!(inner("Name:\ta\nNSpid:\t812\n"), Some(812));
+        assert_eq!(inner("Name:\ta\n"), None);
     }
 
     #[test]
