@@ -128,7 +128,8 @@ impl Frame {
                 continue;
             };
             let command = std::fs::read(path.join("cmdline")).unwrap_or_default();
-            let title = String::from_utf8_lossy(&command).replace('\0', "");
+            let title =
+                String::from_utf8_lossy(command.split(|&byte| byte == 0).next().unwrap_or_default()).into_owned();
             if let Some(title) = title.strip_prefix(&format!("partition {}.", self.name))
                 && let Some((_, name)) = title.split_once('/')
                 && host::runs(pid)

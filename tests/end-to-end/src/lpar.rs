@@ -74,13 +74,21 @@ pub struct Lpar {
     root: PathBuf,
     /// The process whose mounts it sees; its own when absent.
     place: Option<u32>,
+    /// Where the binaries are, if not where they usually are.
+    binaries: Option<PathBuf>,
 }
 
 impl Lpar {
     /// `lpar --root ROOT`.
     #[must_use]
     pub fn new(root: &Path) -> Self {
-        Self { root: root.to_owned(), place: None }
+        Self { root: root.to_owned(), place: None, binaries: None }
+    }
+
+    /// The same, with the binaries of another directory.
+    #[must_use]
+    pub fn of(&self, binaries: &Path) -> Self {
+        Self { binaries: Some(binaries.to_owned()), ..self.clone() }
     }
 
     /// The same, in the mount namespace of process `pid`.
@@ -94,7 +102,10 @@ impl Lpar {
     /// # Errors
     /// When the binaries are not built.
     pub fn command<I: IntoIterator<Item: AsRef<std::ffi::OsStr>>>(&self, arguments: I) -> Result<Command> {
-        let lpar = binaries()?.join("lpar");
+        let lpar = match &self.binaries {
+            Some(other) => other.join("lpar"),
+            None => binaries()?.join("lpar"),
+        };
         let mut command = match self.place {
             Some(pid) => {
                 let mut command = Command::new("nsenter");

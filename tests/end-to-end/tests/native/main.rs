@@ -100,6 +100,7 @@ const TESTS: &[Test] = &[
     ("mistakes::a_kvm_that_is_absent_is_said", mistakes::kvm_absent, host::lacks_root),
     ("mistakes::a_kvm_that_is_not_permitted_is_said", mistakes::kvm_not_permitted, kvm_and_root),
     ("jail::a_thread_that_is_taken_over_ends_its_process_by_any_other_call", jail::taken_over, kvm_and_root),
+    ("jail::a_program_in_the_place_of_a_partition_gets_nowhere", jail::captured, kvm_and_root),
     ("mistakes::others_reach_nothing_of_a_frame", mistakes::others, host::lacks_kvm),
     ("mistakes::a_directory_that_others_can_change_is_refused", mistakes::open_directory, host::lacks_kvm),
     ("scale::two_hundred_partitions_run_and_none_makes_the_next_slower", scale::two_hundred, host::lacks_kvm),
