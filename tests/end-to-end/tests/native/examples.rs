@@ -15,7 +15,7 @@ pub fn path(name: &str) -> String {
 }
 
 /// An example as it stands, but for the name of its frame.
-fn example(name: &str) -> Result<String> {
+pub fn example(name: &str) -> Result<String> {
     let file = path(&format!("{name}.toml"));
     let text = std::fs::read_to_string(&file).with_context(|| file.clone())?;
     ensure!(text.starts_with("#:schema ./frame.schema.json\n"), "{file} does not name the schema");

@@ -1,4 +1,5 @@
-//! Network adapters, driven by the payload through their real queues, in a network namespace that is gone with the test.
+//! Network adapters, driven by the payload through their real queues, in a network namespace that is gone with the test:
+//! the partitions of `configs/vlans.toml`, tenant a's on VLAN 10, tenant b's on VLAN 20.
 
 use anyhow::{Context, Result, ensure};
 use end_to_end::console::Console;
@@ -6,57 +7,7 @@ use end_to_end::frame::Frame;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-/// Alpha and beta are on VLAN 10, gamma and delta on VLAN 20.
-const SWITCH: &str = r#"
-[frame]
-name = "@NAME@"
-memory_block = "2MiB"
-reserved = { cpus = 0, memory = "64MiB" }
-
-[[pool]]
-name = "default"
-cpus = 1
-
-[[switch]]
-name = "lan"
-
-[defaults]
-processors = { mode = "shared", pool = "default", desired = 1, units = { minimum = 0.1, desired = 0.2, maximum = 1.0 }, sharing = "uncapped" }
-memory = { desired = "16MiB" }
-boot = "diagnostics"
-
-[[partition]]
-name = "alpha"
-[[partition.network]]
-name = "lan0"
-switch = "lan"
-vlan = 10
-slot = 8
-
-[[partition]]
-name = "beta"
-[[partition.network]]
-name = "lan0"
-switch = "lan"
-vlan = 10
-slot = 8
-
-[[partition]]
-name = "gamma"
-[[partition.network]]
-name = "lan0"
-switch = "lan"
-vlan = 20
-slot = 8
-
-[[partition]]
-name = "delta"
-[[partition.network]]
-name = "lan0"
-switch = "lan"
-vlan = 20
-slot = 8
-"#;
+use crate::examples;
 
 /// Why this machine cannot run these; none when it can.
 pub fn lacks() -> Option<String> {
@@ -76,10 +27,10 @@ pub fn frames() -> Result<()> {
 }
 
 fn exchange() -> Result<()> {
-    let frame = Frame::new(SWITCH)?;
+    let frame = Frame::new(&examples::example("vlans")?)?;
     frame.lpar.run_all([Path::new("up"), &frame.file(), Path::new("--detach")])?.expect(0)?;
     let mut all = BTreeMap::new();
-    for name in ["alpha", "beta", "gamma", "delta"] {
+    for name in ["a-web", "a-db", "b-web", "b-db"] {
         let mut console = Console::open(&frame.lpar, name)?;
         // What came before a device was started is not for it.
         console.ask("reset 8", "slot")?;
@@ -89,11 +40,11 @@ fn exchange() -> Result<()> {
         let key = if command.starts_with("net-receive") { "received" } else { "sent" };
         all.get_mut(name).context("no such partition")?.ask(command, key)
     };
-    ask("alpha", "net-forge 8 1")?;
-    ask("alpha", "net-send 8 2")?;
-    ask("delta", "net-send 8 3")?;
-    ask("alpha", "net-send 8 4")?;
-    for (name, expected) in [("beta", [2, 4].as_slice()), ("gamma", &[3])] {
+    ask("a-web", "net-forge 8 1")?;
+    ask("a-web", "net-send 8 2")?;
+    ask("b-db", "net-send 8 3")?;
+    ask("a-web", "net-send 8 4")?;
+    for (name, expected) in [("a-db", [2, 4].as_slice()), ("b-web", &[3])] {
         for (count, number) in (1..).zip(expected) {
             let said = ask(name, "net-receive 8")?;
             ensure!(said.get("received") == Some(number), "{name} received {said:?}, not {number}");
@@ -101,9 +52,9 @@ fn exchange() -> Result<()> {
         }
     }
     // The other way, and both of a VLAN hear a broadcast that neither of them sent.
-    let from = ask("beta", "net-send 8 5").and_then(|_| ask("alpha", "net-receive 8"))?;
+    let from = ask("a-db", "net-send 8 5").and_then(|_| ask("a-web", "net-receive 8"))?;
     ensure!(from.get("received") == Some(&5), "{from:?}");
-    let rows = frame.lpar.json("devices alpha")?;
+    let rows = frame.lpar.json("devices a-web")?;
     ensure!(rows.as_array().is_some_and(|rows| rows.len() == 1), "{rows}");
     let own = rows.as_array().into_iter().flatten().find(|row| row["device"] == "lan0").context("no lan0")?;
     let count = |what: &str| own["frames"][what].as_u64();
