@@ -68,3 +68,8 @@ fn local_apics_survive() {
 fn io_apics_survive() {
     run(fuzz_targets::io_apic);
 }
+
+#[test]
+fn watchdogs_survive() {
+    run(fuzz_targets::watchdog);
+}
