@@ -113,6 +113,25 @@ pub struct Partition {
     /// Its network adapters, in the order of the file.
     #[serde(default)]
     pub networks: Vec<Network>,
+    /// Its socket device, if it has one.
+    #[serde(default)]
+    pub vsock: Option<Vsock>,
+}
+
+/// A socket device: streams between programs of the host and of the guest.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Vsock {
+    /// The guest's context identifier, in [`crate::device::CIDS`]; when absent, one that follows from the partition's
+    /// number.
+    pub cid: Option<u32>,
+}
+
+impl Partition {
+    /// The context identifier of its socket device, if it has one.
+    #[must_use]
+    pub fn cid(&self) -> Option<u32> {
+        self.vsock.map(|vsock| vsock.cid.unwrap_or_else(|| self.id.saturating_add(*crate::device::CIDS.start() - 1)))
+    }
 }
 
 /// A network adapter on a switch of the frame.

@@ -33,6 +33,12 @@ pub const ENTROPY: &str = "entropy";
 pub const ENTROPY_SLOT: u8 = 1;
 /// Slot of the watchdog.
 pub const WATCHDOG_SLOT: u8 = 2;
+/// Name of the socket device.
+pub const VSOCK: &str = "vsock";
+/// Slot of the socket device.
+pub const VSOCK_SLOT: u8 = 3;
+/// Least and largest context identifier of a guest (virtio 1.2, section 5.10.4: 0 to 2 and the largest are reserved).
+pub const CIDS: std::ops::RangeInclusive<u32> = 3..=u32::MAX - 1;
 /// First slot of what has none of its own; those below are for devices of which there is one.
 pub const FIRST_FREE_SLOT: u8 = 8;
 
@@ -58,6 +64,9 @@ pub enum DeviceKind {
     Disk(DiskSpec),
     /// A network adapter. Taps that are attached to the switch already: as [`Attachment`] says, for each queue pair.
     Network(NetworkSpec),
+    /// Streams between programs of the host and of the guest, which has this context identifier, in [`CIDS`]. One
+    /// descriptor: a Unix socket that listens for the host's programs.
+    Vsock(u32),
 }
 
 /// Most threads that a device has: its own, and those of the host's kernel that wait in its place (io_uring(7)).
@@ -139,7 +148,7 @@ impl DeviceKind {
     pub const fn descriptors(&self) -> usize {
         match self {
             Self::Entropy => 0,
-            Self::Disk(_) => 1,
+            Self::Disk(_) | Self::Vsock(_) => 1,
             Self::Network(network) => network.queues as usize * network.taps(),
         }
     }
@@ -213,6 +222,9 @@ pub fn of(
         };
         devices.push(DeviceSpec { name: network.name.clone(), slot, kind: DeviceKind::Network(spec) });
     }
+    if let (Some(cid), Ok(name)) = (partition.cid(), Name::new(VSOCK)) {
+        devices.push(DeviceSpec { name, slot: VSOCK_SLOT, kind: DeviceKind::Vsock(cid) });
+    }
     Ok(devices)
 }
 
@@ -280,6 +292,8 @@ impl DeviceKind {
     fn validate(&self) -> Result<(), &'static str> {
         match self {
             Self::Entropy => Ok(()),
+            Self::Vsock(cid) if CIDS.contains(cid) => Ok(()),
+            Self::Vsock(_) => Err("its context identifier is reserved"),
             Self::Disk(disk) => {
                 if disk.serial.len() > LONGEST_SERIAL || !disk.serial.bytes().all(|byte| byte.is_ascii_graphic()) {
                     return Err("its serial number is longer than 20 bytes or not of printable ASCII");
@@ -407,6 +421,10 @@ mod tests {
         assert_eq!(validate(&[adapter("a", 1), adapter("b", 2)]), Ok(()));
         let three = [adapter("a", 1), adapter("b", 2), adapter("c", 3)];
         assert_eq!(validate(&three), Err(DeviceError::Descriptors(192)));
+        assert_eq!(validate(&[device("v", 3, DeviceKind::Vsock(3))]), Ok(()));
+        for cid in [0, 2, u32::MAX] {
+            assert!(validate(&[device("v", 3, DeviceKind::Vsock(cid))]).is_err());
+        }
         let serial = |serial: &str| DiskSpec { serial: serial.into(), ..DiskSpec::default() };
         assert_eq!(validate(&[device("a", 1, DeviceKind::Disk(serial("blkh-1")))]), Ok(()));
         assert!(validate(&[device("a", 1, DeviceKind::Disk(serial("a b")))]).is_err());

@@ -18,7 +18,7 @@ pub struct DeviceRow {
     pub partition: Name,
     /// The device.
     pub device: Name,
-    /// What it is: `disk`, `network` or `entropy`.
+    /// What it is: `disk`, `network`, `vsock` or `entropy`.
     pub kind: String,
     /// Its PCI slot.
     pub slot: u8,
@@ -43,6 +43,7 @@ pub fn rows(spec: &LaunchSpec, statuses: &[DeviceStatus]) -> Vec<DeviceRow> {
             DeviceKind::Entropy => "entropy",
             DeviceKind::Disk(_) => "disk",
             DeviceKind::Network(_) => "network",
+            DeviceKind::Vsock(_) => "vsock",
         };
         DeviceRow {
             partition: spec.name.clone(),

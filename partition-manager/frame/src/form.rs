@@ -4,7 +4,7 @@
 //! cannot express. Where the two must agree, a test holds them together.
 
 use crate::cpuset::HIGHEST;
-use crate::device::{FIRST_FREE_SLOT, LARGEST_VLAN, MOST_QUEUE_PAIRS, MOST_TAGGED};
+use crate::device::{CIDS, FIRST_FREE_SLOT, LARGEST_VLAN, MOST_QUEUE_PAIRS, MOST_TAGGED};
 use crate::file::{MOST_DISKS, MOST_SWITCHES};
 use crate::launch::{MOST_MODULES, MOST_PROCESSORS};
 use crate::platform::PCI_SLOTS;
@@ -155,6 +155,18 @@ pub struct Settings {
     /// Network adapters, on switches of the frame.
     #[schemars(length(max = MOST_DISKS))]
     pub network: Option<Vec<Network>>,
+    /// Streams between programs of the host and of the guest, by a Unix socket; none when left out.
+    pub vsock: Option<Vsock>,
+}
+
+/// A socket device.
+#[derive(Clone, Debug, JsonSchema)]
+#[schemars(deny_unknown_fields)]
+pub struct Vsock {
+    /// The guest's context identifier, which no other partition of the frame has; when left out, the partition's number
+    /// and 2.
+    #[schemars(range(min = *CIDS.start(), max = *CIDS.end()))]
+    pub cid: Option<i64>,
 }
 
 /// A network adapter.

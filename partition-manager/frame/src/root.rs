@@ -154,6 +154,12 @@ impl Root {
         self.partitions().join(partition.as_str())
     }
 
+    /// Socket on which programs of the host ask for a partition's ports: no partition can have its name.
+    #[must_use]
+    pub fn vsock(&self, partition: &Name) -> PathBuf {
+        self.partitions().join(format!("{partition}.vsock"))
+    }
+
     /// The sockets that the frame has whatever partitions it has.
     #[must_use]
     pub fn sockets(&self) -> [PathBuf; 4] {

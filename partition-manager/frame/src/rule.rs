@@ -172,6 +172,8 @@ rules! {
         => "declare the switch with [[switch]], or name another";
     Error DUPLICATE_MAC "duplicate-mac": "two adapters on switch SWITCH have the address MAC"
         => "change one of the two, or leave mac out to be given one";
+    Error DUPLICATE_CID "duplicate-cid": "partitions NAME and NAME have one context identifier"
+        => "change vsock.cid of one of the two, or leave both out to be given one each";
     Error POOL_MISSING "pool-missing": "partition NAME uses pool POOL, which is not declared"
         => "declare the pool with [[pool]], or name another";
     Error UNITS_EXCEEDED "units-exceeded": "pool POOL has HAS processing units, but the minimums of its partitions need SUM"

@@ -219,7 +219,8 @@ pub fn sockets(frame: &Frame, spans: &Spans, root: &Root) -> Vec<Diagnostic> {
     }
     let mut found = vec![];
     for partition in &frame.partitions {
-        let length = length(&root.partition_socket(&partition.name));
+        let vsock = partition.vsock.map(|_| length(&root.vsock(&partition.name)));
+        let length = vsock.unwrap_or_else(|| length(&root.partition_socket(&partition.name)));
         if length > LONGEST_SOCKET_PATH {
             let place = spans.find(&Subject::Partition(partition.name.clone()), "name").unwrap_or(0..0);
             found.push(say(format!("partition {}", partition.name), length).at(place, "too long here"));

@@ -4,12 +4,15 @@ use super::boot::{Numbers, Written, path};
 use super::fields::{At, Fields};
 use super::sink::Sink;
 use super::spans::Keys;
-use crate::declare::Disk;
-use crate::device::{DiskEngine, ENTROPY, FIRST_FREE_SLOT, LONGEST_SERIAL, MOST_DEVICES};
+use super::spans::Spans;
+use crate::declare::{Disk, Frame, Vsock};
+use crate::device::{CIDS, DiskEngine, ENTROPY, FIRST_FREE_SLOT, LONGEST_SERIAL, MOST_DEVICES, VSOCK};
 use crate::diagnostic::{Diagnostic, shown};
 use crate::name::Name;
+use crate::plan::Subject;
 use crate::platform::PCI_SLOTS;
 use crate::rule;
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 /// Most disks of one partition: all slots that are free for them.
@@ -48,8 +51,9 @@ impl Taken {
         if let Some(name) = &name {
             fields.rename(format!("{kind} {}", name.value));
             let twice = || format!("the device name {} is declared twice in one partition", name.value);
-            if name.value.as_str() == ENTROPY {
-                let message = format!("the device name {ENTROPY} is that of the source of random numbers");
+            let own = [(ENTROPY, "the source of random numbers"), (VSOCK, "the socket device")];
+            if let Some((own, whose)) = own.into_iter().find(|(own, _)| *own == name.value.as_str()) {
+                let message = format!("the device name {own} is that of {whose}");
                 sink.push(Diagnostic::of(rule::DUPLICATE_DEVICE, message).at(name.span.clone(), "name it otherwise"));
             }
             once(rule::DUPLICATE_DEVICE, &mut self.names, name, twice, sink);
@@ -82,6 +86,43 @@ pub(super) fn limit(fields: &mut Fields<'_, '_>, sink: &mut Sink) -> (Option<u64
     });
     limit.finish(sink, &[]);
     (operations, bandwidth)
+}
+
+/// Reads the socket device of a partition.
+pub(super) fn vsock(fields: &mut Fields<'_, '_>, sink: &mut Sink, keys: &mut Keys) -> Option<Vsock> {
+    let span = fields.span_of("vsock");
+    let mut table = fields.table(sink, "vsock", "vsock", |_, _| true)?;
+    let cid = table.number(sink, "cid", CIDS);
+    table.finish(sink, &[]);
+    if let Some(span) = cid.as_ref().map(|at| at.span.clone()).or(span) {
+        keys.note("vsock.cid", span);
+    }
+    Some(Vsock { cid: cid.map(|at| at.value) })
+}
+
+/// Socket devices of one context identifier.
+pub(super) fn check(frame: &Frame, spans: &Spans, sink: &mut Sink) {
+    let mut taken: BTreeMap<u32, (Range<usize>, &Name)> = BTreeMap::new();
+    for (partition, cid) in frame.partitions.iter().filter_map(|partition| Some((partition, partition.cid()?))) {
+        if sink.is_full() {
+            sink.drop_more(1);
+            continue;
+        }
+        let place = spans.find(&Subject::Partition(partition.name.clone()), "vsock.cid").unwrap_or(0..0);
+        match taken.get(&cid) {
+            Some((first, other)) => {
+                let message = format!(
+                    "partitions {other} and {} both have the context identifier {cid} of socket devices",
+                    partition.name
+                );
+                let diagnostic = Diagnostic::of(rule::DUPLICATE_CID, message).at(place.clone(), "again here");
+                sink.push(if *first == place { diagnostic } else { diagnostic.see(first.clone(), "first here") });
+            }
+            None => {
+                taken.insert(cid, (place, &partition.name));
+            }
+        }
+    }
 }
 
 /// Reads the disks of a partition.

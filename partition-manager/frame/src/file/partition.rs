@@ -219,6 +219,7 @@ fn settings(
     let mut taken = device::Taken::default();
     let disks = device::disks(fields, numbers, sink, keys, &mut taken);
     let networks = networks(fields, sink, keys, &mut taken);
+    let vsock = device::vsock(fields, sink, keys);
     let shutdown =
         fields.table(sink, "shutdown", "shutdown", |_, _| true).map(|table| shutdown(table, boot.as_ref(), sink, keys));
     let none = Range { minimum: 0, desired: 0, maximum: 0 };
@@ -244,6 +245,7 @@ fn settings(
         entropy,
         disks: vec![],
         networks,
+        vsock,
     };
     Settings { partition, boot, disks }
 }

@@ -8,7 +8,7 @@ use super::include::Opened;
 use super::network::{self, DeclaredSwitch, MOST_SWITCHES};
 use super::sink::Sink;
 use super::spans::{Keys, Spans};
-use super::{MOST_PARTITIONS, MOST_POOLS, MOST_TEXT, parse, partition, rules};
+use super::{MOST_PARTITIONS, MOST_POOLS, MOST_TEXT, device, parse, partition, rules};
 use crate::cpuset::{CpuSet, HIGHEST};
 use crate::declare::{Frame, Pool};
 use crate::diagnostic::Diagnostic;
@@ -88,6 +88,7 @@ impl Gathered {
         frame.switches = self.switches.into_iter().map(|one| one.switch.item).collect();
         rules::check(&frame, &self.spans, all_pools_known, sink);
         network::check(&frame, &self.spans, all_switches_known, sink);
+        device::check(&frame, &self.spans, sink);
         (frame, self.spans)
     }
 }

@@ -37,6 +37,7 @@ pub(super) fn partition(text: &str, id: u32, mode: ProcessorMode, count: Range<u
         entropy: None,
         disks: vec![],
         networks: vec![],
+        vsock: None,
     }
 }
 

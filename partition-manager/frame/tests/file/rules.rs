@@ -305,6 +305,14 @@ const EDITED: &[Edited] = &[
         "without being asked",
     ),
     ("duplicate-name", &[("name = \"db\"", "name = ➋\"db\""), ("\"batch\"", "➊\"db\"")], "db is declared twice"),
+    (
+        "duplicate-cid",
+        &[
+            ("[partition.shutdown]", "vsock = { cid = ➋3 }\n[partition.shutdown]"),
+            ("name = \"batch\"", "name = \"batch\"\nid = 1\nvsock = ➊{}"),
+        ],
+        "both have the context identifier 3",
+    ),
     ("duplicate-id", &[("id = 7", "id = ➋7"), ("name = \"batch\"", "name = \"batch\"\nid = ➊7")], "id 7 is declared"),
     (
         "duplicate-pool",

@@ -27,15 +27,18 @@ use os::process::{Handle, Identity};
 use rustix::event::EventfdFlags;
 use rustix::fs::FlockOperation;
 use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use std::collections::BTreeMap;
-use std::fs::File;
+use std::fs::{File, Permissions};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::sync::Arc;
 
 /// First delay before a lost connection is made again, milliseconds.
 const RETRY_MS: u64 = 50;
+/// Connections of programs of the host that may wait for a socket device.
+const MOST_WAITING: i32 = 16;
 
 impl Driver {
     /// Makes the process of a partition and connects to it. When it fails, what was made stays to be given
@@ -130,6 +133,10 @@ impl Driver {
             let switch = switch.ok_or_else(|| anyhow!("switch {} is no longer declared", network.switch))?;
             let taps = self.switches.plug(switch, spec, name, &network.name);
             files.extend(taps.with_context(|| format!("network {}", network.name))?);
+        }
+        if declared.vsock.is_some() {
+            let path = self.settings.root.vsock(name);
+            files.push(listen(&path).with_context(|| format!("the socket {}", path.display()))?);
         }
         prepare_record(entry)?;
         Ok(Kit { spec: Box::new(spec), memory, files })
@@ -487,6 +494,17 @@ fn open_disk(disk: &Disk) -> anyhow::Result<OwnedFd> {
         Err(Errno::WOULDBLOCK) => bail!("another partition or program uses it; end that first, or use another image"),
         Err(errno) => Err(errno).context("it cannot be locked"),
     }
+}
+
+/// A socket for the programs of the host that ask for a partition's ports: only its owner can connect.
+fn listen(path: &Path) -> anyhow::Result<OwnedFd> {
+    remove_socket(path)?;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    rustix::net::bind(&socket, &SocketAddrUnix::new(path)?)?;
+    // Nobody can connect before it listens.
+    std::fs::set_permissions(path, Permissions::from_mode(0o600))?;
+    rustix::net::listen(&socket, MOST_WAITING)?;
+    Ok(socket)
 }
 
 /// Removes a socket that an earlier process left.

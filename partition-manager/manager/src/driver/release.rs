@@ -43,9 +43,10 @@ impl Driver {
                 let _ = child.try_wait();
             }
         }
-        let socket = self.settings.root.partition_socket(name);
-        if let Err(error) = remove_socket(&socket) {
-            tracing::warn!("partition {name}: {error:#}");
+        for socket in [self.settings.root.partition_socket(name), self.settings.root.vsock(name)] {
+            if let Err(error) = remove_socket(&socket) {
+                tracing::warn!("partition {name}: {error:#}");
+            }
         }
     }
 

@@ -71,6 +71,7 @@ pub fn partition(name: &str, id: u32) -> Result<Partition> {
         entropy: None,
         disks: vec![],
         networks: vec![],
+        vsock: None,
     })
 }
 

@@ -15,6 +15,8 @@ use super::virtio::interrupter::Interrupter;
 use super::virtio::network::Network;
 use super::virtio::network::adapter::Adapter;
 use super::virtio::network::tap::Tap;
+use super::virtio::vsock::Vsock;
+use super::virtio::vsock::streams::Streams;
 use super::virtio::worker::{Service, Worker};
 use crate::interrupts::doorbells::KvmDoorbells;
 use crate::interrupts::pins::SharedPin;
@@ -78,6 +80,12 @@ fn device(spec: &DeviceSpec, descriptors: Vec<OwnedFd>) -> Result<Device, SlotEr
             let system = |source| SlotError::System { name: spec.name.to_string(), source };
             let service = Requests::new(image.clone(), disk).map_err(system)?;
             Ok((Arc::new(Disk::new(&image, service.io_uring())), Box::new(service)))
+        }
+        DeviceKind::Vsock(cid) => {
+            let listener = descriptors.into_iter().next().ok_or_else(|| refused("no socket came with it".into()))?;
+            let streams = Streams::new(*cid, listener);
+            let streams = streams.map_err(|error| refused(format!("what came with it does not listen: {error}")))?;
+            Ok((Arc::new(Vsock::new(*cid)), Box::new(streams)))
         }
         DeviceKind::Network(network) => {
             let taps = descriptors.into_iter().map(Tap::new).collect::<Result<Vec<_>, _>>();

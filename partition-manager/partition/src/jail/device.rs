@@ -1,4 +1,4 @@
-//! The thread of a device: its queues, and the file or the tap behind it.
+//! The thread of a device: its queues, and the file, the tap or the sockets behind it.
 //!
 //! A disk makes and restricts its ring before its thread is confined (`IORING_REGISTER_RESTRICTIONS`,
 //! io_uring_register(2)); what the ring does is no system call of the thread and passes no filter.
@@ -25,5 +25,8 @@ pub const CALLS: &[Call] = &[
     any(libc::SYS_io_uring_enter, "read, write and flush by the disk's ring, which can do no more"),
     any(libc::SYS_fdatasync, "flush"),
     any(libc::SYS_fallocate, "discard and zero sectors"),
+    any(libc::SYS_accept4, "a program of the host comes to the socket device"),
+    any(libc::SYS_sendto, "what the guest sends to it"),
+    any(libc::SYS_shutdown, "the guest sends no more to it"),
     any(libc::SYS_getrandom, "the entropy device; keys of tables"),
 ];

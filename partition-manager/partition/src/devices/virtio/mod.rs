@@ -17,6 +17,7 @@ pub mod ring;
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
+pub mod vsock;
 pub mod worker;
 
 use frame::adapter::FrameCounts;

@@ -88,6 +88,7 @@ pub fn frame(count: u32, machine: &Inventory, supply: Supply) -> Result<Frame> {
             entropy: None,
             disks: vec![],
             networks: vec![],
+            vsock: None,
         });
     }
     let pool = |at: u32| Ok(Pool { name: Name::new(format!("pool{at}"))?, cpus: in_pools / pools });
