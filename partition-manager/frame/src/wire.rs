@@ -273,7 +273,7 @@ mod tests {
     fn packets_survive_a_round_trip() {
         let packet = Packet::new(7, Request::Input(b"ls\n".to_vec()));
         let text = serde_json::to_string(&packet).unwrap();
-        assert_eq!(text, r#"{"version":5,"epoch":7,"message":{"input":[108,115,10]}}"#);
+        assert_eq!(text, r#"{"version":6,"epoch":7,"message":{"input":[108,115,10]}}"#);
         assert_eq!(serde_json::from_str::<Packet<Request>>(&text).unwrap(), packet);
     }
 }
