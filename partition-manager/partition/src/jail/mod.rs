@@ -1,6 +1,7 @@
 //! The jail's inner wall: what each thread of this process may still ask of the kernel.
 //!
-//! A guest that takes a thread over has that thread's system calls and no others. Each class of thread has a table of
+//! A guest that takes a thread over has that thread's system calls; since threads share their memory, what it can come to
+//! is the calls of all classes together, and no others. Each class of thread has a table of
 //! its calls with the arguments that it needs and the reason ([`monitor`], [`processor`], [`device`], and [`every`]
 //! for what all need); anything else ends the whole process with `SIGSYS` (seccomp(2), `SECCOMP_RET_KILL_PROCESS`).
 //! A thread installs its filter last of all that it prepares: before its guest's first instruction, and before a

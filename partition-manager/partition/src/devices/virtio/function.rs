@@ -343,7 +343,8 @@ impl VirtioFunction {
             self.reset(registers);
             return;
         }
-        let mut new = status & !NEEDS_RESET;
+        // Bits are taken back by a reset only (section 2.1.1).
+        let mut new = status & !NEEDS_RESET | registers.status;
         let begins = |bit: u8| new & bit != 0 && registers.status & bit == 0;
         // The driver reads FEATURES_OK back to see whether its choice is one (section 3.1.1).
         let wrong = registers.driver_features & !self.offered() != 0 || registers.driver_features & VERSION_1 == 0;

@@ -286,9 +286,15 @@ impl Body {
     }
 
     fn fail(&mut self, fault: Fault) {
+        // Said before what is under way is waited for: that may take as long as a backend likes.
+        self.freezer.freeze(fault);
+        self.leave();
+    }
+
+    /// Leaves the queues, until the driver resets the device and starts it anew.
+    fn leave(&mut self) {
         self.service.stop();
         self.rings.clear();
-        self.freezer.freeze(fault);
         self.watch(false);
     }
 
@@ -330,9 +336,12 @@ impl Body {
     }
 
     fn handle(&mut self, token: u64) -> Result<(), Fault> {
+        // A fault of the driver's in the registers freezes the device too.
+        if self.rings.is_empty() || self.freezer.is_frozen() {
+            self.leave();
+        }
         if let Some(source) = token.checked_sub(SOURCE) {
             if self.rings.is_empty() {
-                self.watch(false);
                 return Ok(());
             }
             self.service.ready(&mut self.rings, source as usize)?;

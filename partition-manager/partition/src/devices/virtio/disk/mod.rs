@@ -22,8 +22,8 @@ const QUEUE: u16 = 256;
 const MOST_SEGMENTS: u32 = 254;
 /// Most ranges of one discard or write-zeroes request.
 pub const MOST_RANGES: usize = 16;
-/// Most sectors of one such range: 1 GiB.
-pub const MOST_RANGE_SECTORS: u32 = 1 << 21;
+/// Most sectors of one such range: 64 MiB, since a host that cannot zero a range has to be written to.
+pub const MOST_RANGE_SECTORS: u32 = 1 << 17;
 
 const SEG_MAX: u64 = 1 << 2;
 const READ_ONLY: u64 = 1 << 5;

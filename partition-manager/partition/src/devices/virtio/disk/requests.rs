@@ -48,10 +48,41 @@ enum Task {
     Flush,
 }
 
+impl Task {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Read { .. } => "read",
+            Self::Write { .. } => "write",
+            Self::Flush => "flush",
+        }
+    }
+}
+
+/// What an answer of the ring means.
+#[derive(Debug)]
+enum Settled {
+    Done,
+    /// Nothing went wrong, but not all is done: the rest of a transfer, or all where the kernel had no thread for it.
+    Again,
+    /// An error is told once: a flush that is tried again would succeed, though data were lost (fsync(2)).
+    Failed(io::Error),
+}
+
+fn settle(result: io::Result<usize>, asked: u64) -> Settled {
+    match result {
+        Ok(moved) if moved as u64 == asked => Settled::Done,
+        Ok(_) => Settled::Again,
+        Err(error) => match error.raw_os_error() {
+            Some(libc::EAGAIN | libc::EINTR | libc::ECANCELED) => Settled::Again,
+            _ => Settled::Failed(error),
+        },
+    }
+}
+
 /// What becomes of a request.
 enum Course {
-    /// It is done: its status, and the bytes that were written before it.
-    Done(Status, u64),
+    /// It is done: its status, the bytes that were written before it, and those that it counts for.
+    Done(Status, u64, u64),
     /// The image is to be asked.
     Task(Task),
 }
@@ -63,6 +94,8 @@ pub struct Requests {
     serial: [u8; LONGEST_SERIAL],
     limits: Limits,
     wanted: DiskEngine,
+    /// Whether the driver asks for flushes; where it does not, every write is one (virtio 1.2, section 5.2.6.2).
+    flushes: bool,
     /// Has several requests under way; without it they are done one after the other.
     engine: Option<Engine>,
     /// Whether there is an engine, for whoever asks.
@@ -82,7 +115,7 @@ impl Requests {
         let limits = Limits::new(spec.operations, spec.bandwidth)?;
         let pending = (0..DEPTH).map(|_| None).collect();
         let (wanted, io_uring) = (spec.engine, Arc::default());
-        Ok(Self { image, serial, limits, wanted, engine: None, io_uring, pending })
+        Ok(Self { image, serial, limits, wanted, flushes: false, engine: None, io_uring, pending })
     }
 
     /// Tells whether several requests can be under way at once, now and later.
@@ -113,24 +146,27 @@ impl Requests {
             let position = sector.checked_mul(SECTOR).filter(|position| self.image.has(*position, bytes));
             position.filter(|_| bytes.is_multiple_of(SECTOR))
         };
-        let (status, written) = match word(0) {
+        let (status, written, counted) = match word(0) {
             IN => match place(room) {
                 Some(position) => return Ok(Course::Task(Task::Read { position, bytes: room })),
-                None => (Status::Error, 0),
+                None => (Status::Error, 0, room),
             },
             OUT => match place(data).filter(|_| !self.image.is_read_only()) {
                 Some(position) => return Ok(Course::Task(Task::Write { position, bytes: data })),
-                None => (Status::Error, 0),
+                None => (Status::Error, 0, data),
             },
             FLUSH => return Ok(Course::Task(Task::Flush)),
             GET_ID => {
                 let id = self.serial.get(..room.min(LONGEST_SERIAL as u64) as usize).unwrap_or_default();
-                (Status::Ok, ring.write(&chain.writable, 0, id)? as u64)
+                (Status::Ok, ring.write(&chain.writable, 0, id)? as u64, 0)
             }
-            kind @ (DISCARD | WRITE_ZEROES) => (self.ranges(ring, chain, kind, data)?, 0),
-            _ => (Status::Unsupported, 0),
+            kind @ (DISCARD | WRITE_ZEROES) => {
+                let (status, zeroed) = self.ranges(ring, chain, kind, data)?;
+                (status, 0, data.saturating_add(zeroed))
+            }
+            _ => (Status::Unsupported, 0, data),
         };
-        Ok(Course::Done(status, written))
+        Ok(Course::Done(status, written, counted))
     }
 
     /// Does what the image is asked for, and waits for it. Gives the bytes that were read.
@@ -144,6 +180,9 @@ impl Requests {
             Task::Write { position, bytes } => {
                 let slices = ring.slices(&chain.readable, HEADER, bytes)?;
                 self.image.write(&slices, position).map_err(|error| backend("write", &error))?;
+                if !self.flushes {
+                    self.image.flush().map_err(|error| backend("flush", &error))?;
+                }
             }
             Task::Flush => self.image.flush().map_err(|error| backend("flush", &error))?,
         }
@@ -152,6 +191,9 @@ impl Requests {
 
     /// Has the image asked, and does not wait. Whether it is under way.
     fn begin(&mut self, ring: &Ring, chain: &Chain, task: Task) -> Result<bool, Fault> {
+        if matches!(task, Task::Write { .. }) && !self.flushes {
+            return Ok(false);
+        }
         let Some(engine) = &mut self.engine else { return Ok(false) };
         let Some(tag) = self.pending.iter().position(Option::is_none) else { return Ok(false) };
         let begun = match task {
@@ -194,10 +236,10 @@ impl Requests {
                 Task::Write { bytes, .. } => (bytes, 0),
                 Task::Flush => (0, 0),
             };
-            let read = match result {
-                Ok(moved) if moved as u64 == asked => read,
-                // It was cut short, or the kernel had no thread for it: what is wrong, if something is, shows now.
-                _ => self.perform(ring, &chain, task)?,
+            let read = match settle(result, asked) {
+                Settled::Done => read,
+                Settled::Again => self.perform(ring, &chain, task)?,
+                Settled::Failed(error) => return Err(backend(task.name(), &error)),
             };
             end(ring, &chain, Status::Ok, read)?;
         }
@@ -209,13 +251,13 @@ impl Requests {
         self.engine.as_ref().map_or(0, Engine::under_way)
     }
 
-    /// Discards ranges or makes them zeros (section 5.2.6.2: all are checked before one is touched).
-    fn ranges(&self, ring: &Ring, chain: &Chain, kind: u32, data: u64) -> Result<Status, Fault> {
+    /// Discards ranges or makes them zeros, and gives the bytes of zeros (section 5.2.6.2: all are checked before one is touched).
+    fn ranges(&self, ring: &Ring, chain: &Chain, kind: u32, data: u64) -> Result<(Status, u64), Fault> {
         if self.image.is_read_only() {
-            return Ok(Status::Error);
+            return Ok((Status::Error, 0));
         }
         if data == 0 || !data.is_multiple_of(RANGE) || data > RANGE * MOST_RANGES as u64 {
-            return Ok(Status::Error);
+            return Ok((Status::Error, 0));
         }
         let mut bytes = vec![0; data as usize];
         ring.read(&chain.readable, HEADER, &mut bytes)?;
@@ -225,23 +267,27 @@ impl Requests {
             let (sector, count, flags) = (number as u64, (number >> 64) as u32, (number >> 96) as u32);
             let known = if kind == DISCARD { 0 } else { UNMAP };
             if flags & !known != 0 {
-                return Ok(Status::Unsupported);
+                return Ok((Status::Unsupported, 0));
             }
             let bytes = u64::from(count) * SECTOR;
             let position = sector.checked_mul(SECTOR).filter(|position| self.image.has(*position, bytes));
-            let Some(position) = position.filter(|_| count <= MOST_RANGE_SECTORS) else { return Ok(Status::Error) };
+            let Some(position) = position.filter(|_| count <= MOST_RANGE_SECTORS) else {
+                return Ok((Status::Error, 0));
+            };
             if bytes > 0 {
                 ranges.push((position, bytes, flags & UNMAP != 0));
             }
         }
+        let mut zeroed = 0;
         for (position, bytes, unmap) in ranges {
             if kind == WRITE_ZEROES {
+                zeroed += bytes;
                 self.image.zero(position, bytes, unmap).map_err(|error| backend("write zeros", &error))?;
             } else if !self.image.discard(position, bytes).map_err(|error| backend("discard", &error))? {
-                return Ok(Status::Unsupported);
+                return Ok((Status::Unsupported, 0));
             }
         }
-        Ok(Status::Ok)
+        Ok((Status::Ok, zeroed))
     }
 }
 
@@ -277,6 +323,11 @@ impl Service for Requests {
         self.io_uring.store(self.engine.is_some(), Ordering::Relaxed);
     }
 
+    fn start(&mut self, features: u64, _: &mut [Option<Ring>]) -> Result<(), Fault> {
+        self.flushes = features & super::FLUSH != 0;
+        Ok(())
+    }
+
     fn serve(&mut self, rings: &mut [Option<Ring>], queue: usize) -> Result<Served, Fault> {
         let Some(Some(ring)) = rings.get_mut(queue) else { return Ok(Served::All) };
         self.answers(ring)?;
@@ -287,9 +338,9 @@ impl Service for Requests {
             }
             let Some(chain) = ring.take()? else { break };
             let moved = match self.course(ring, &chain)? {
-                Course::Done(status, written) => {
+                Course::Done(status, written, counted) => {
                     end(ring, &chain, status, written)?;
-                    chain.readable_bytes().saturating_sub(HEADER).max(written)
+                    counted
                 }
                 Course::Task(task) => {
                     if self.begin(ring, &chain, task)? {
@@ -325,8 +376,32 @@ impl Service for Requests {
 
     fn stop(&mut self) {
         if let Some(engine) = &mut self.engine {
-            while let Ok(Some(_)) = engine.wait() {}
+            let waited = loop {
+                match engine.wait() {
+                    Ok(Some(_)) => {}
+                    Ok(None) => break Ok(()),
+                    Err(error) => break Err(error),
+                }
+            };
+            if waited.is_err() {
+                // What it still says would be taken for the answers of others.
+                self.give_up();
+            }
         }
         self.pending.fill_with(|| None);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_is_not_asked_for_twice() {
+        let error = |code: i32| settle(Err(io::Error::from_raw_os_error(code)), 0);
+        assert!(matches!(settle(Ok(4096), 4096), Settled::Done));
+        assert!(matches!(settle(Ok(100), 4096), Settled::Again));
+        assert!(matches!(error(libc::ECANCELED), Settled::Again));
+        assert!(matches!(error(libc::EIO), Settled::Failed(error) if error.raw_os_error() == Some(libc::EIO)));
     }
 }

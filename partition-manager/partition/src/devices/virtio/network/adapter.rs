@@ -227,7 +227,8 @@ impl Adapter {
 
     /// Does what the driver asks on the control queue.
     fn control(&mut self, ring: &mut Ring) -> Result<Served, Fault> {
-        while let Some(chain) = ring.take()? {
+        for _ in 0..BATCH {
+            let Some(chain) = ring.take()? else { break };
             let malformed = |why: &str| Fault::Chain { queue: ring.index(), head: chain.head, why: why.into() };
             let mut command = [0; 4];
             let there = ring.read(&chain.readable, 0, &mut command)?;
