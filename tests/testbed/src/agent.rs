@@ -42,6 +42,8 @@ pub(crate) enum Silence {
     Closed,
     /// The deadline passed.
     Deadline,
+    /// The deadline passed, and the agent did not even end the command, which it does whatever that is at.
+    Dead,
     /// What came is no answer to the request.
     Nonsense(String),
 }
@@ -77,7 +79,11 @@ impl Line {
         self.stream.write_all(request.as_bytes()).map_err(|_| Silence::Closed)?;
         let until = start + deadline + GRACE;
         loop {
-            let line = self.read_line(until)?;
+            // The agent ends a command in time: when it is silent too, nothing in the machine runs.
+            let line = self.read_line(until).map_err(|silence| match silence {
+                Silence::Deadline => Silence::Dead,
+                other => other,
+            })?;
             let (answered, output) = parse_answer(&line)?;
             // An answer that came too late for an earlier request is passed over.
             if answered < id {

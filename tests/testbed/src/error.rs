@@ -77,6 +77,16 @@ pub enum Error {
         /// Last lines of the console and of QEMU's own messages.
         console: String,
     },
+    /// Nothing in the emulated machine ran any more.
+    #[error("the emulated machine was dead {when}: its agent was silent past {} s; the console said last:\n{console}", deadline.as_secs())]
+    Dead {
+        /// What was being done then.
+        when: String,
+        /// The time that was given.
+        deadline: Duration,
+        /// Last lines of the console and of QEMU's own messages.
+        console: String,
+    },
     /// What came over the agent's port is not an answer.
     #[error("the testbed's agent answered {what}")]
     Protocol {
@@ -86,11 +96,11 @@ pub enum Error {
 }
 
 impl Error {
-    /// Whether the emulated machine ended by itself: its kernel or the emulator died, which no process in it can bring
-    /// about.
+    /// Whether the emulated machine ended or stopped by itself: its kernel or the emulator died, which no process in it
+    /// can bring about.
     #[must_use]
     pub const fn is_machines_end(&self) -> bool {
-        matches!(self, Self::Ended { .. })
+        matches!(self, Self::Ended { .. } | Self::Dead { .. })
     }
 
     pub(crate) fn file(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {

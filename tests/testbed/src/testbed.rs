@@ -217,6 +217,7 @@ fn explain(silence: Silence, when: &str, deadline: Duration, qemu: &Qemu) -> Err
             Error::Ended { when: format!("before it answered {when}"), status, console }
         }
         Silence::Deadline => Error::Deadline { when: when.to_owned(), deadline, console },
+        Silence::Dead => Error::Dead { when: when.to_owned(), deadline, console },
         Silence::Nonsense(what) => Error::Protocol { what },
     }
 }

@@ -39,7 +39,7 @@ impl std::error::Error for Skip {}
 /// QEMU up to 10.0 changes a processor's word of pending interrupts in `VMRUN` and `#VMEXIT` without a lock, while other
 /// threads set bits in it. Now and then the bit of a virtual interrupt that is gone comes back so, and what runs next,
 /// the guest or the emulated machine's own kernel, takes an interrupt of vector 0: a triple fault early in a boot, an
-/// end of the whole machine later. Interrupts between CPUs make it likelier: with four CPUs on one node one boot of
+/// end of the whole machine later. A bit that is set meanwhile can be lost too: the machine stands still. Interrupts between CPUs make it likelier: with four CPUs on one node one boot of
 /// Linux in some 340 failed, on two nodes one in nine. So tests have one CPU, unless they are about several.
 const REPEATS: u32 = 3;
 
