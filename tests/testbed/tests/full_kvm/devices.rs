@@ -62,12 +62,12 @@ fn root(testbed: &mut Testbed) -> Result<()> {
     Ok(())
 }
 
-/// Requests of 4 KiB for what Linux reads ahead, to a device that takes 0.2 s for each: it has several at once, and with
-/// `engine = "sync"` never more than one.
+/// Requests of 4 KiB for what Linux reads ahead, to a device that takes 2 s for each: it has several at once, and with
+/// `engine = "sync"` never more than one. They are long so that whoever counts them cannot miss them.
 fn slow(testbed: &mut Testbed) -> Result<()> {
     succeeds(
         testbed,
-        "modprobe null_blk nr_devices=2 gb=1 irqmode=2 completion_nsec=200000000 && \
+        "modprobe null_blk nr_devices=2 gb=1 irqmode=2 completion_nsec=2000000000 && \
          for d in nullb0 nullb1; do echo 0 >/sys/block/$d/queue/read_ahead_kb; done",
     )?;
     let partition = |name: &str, device: &str, engine: &str| {
@@ -94,12 +94,12 @@ fn slow(testbed: &mut Testbed) -> Result<()> {
     let sample = |device: &str| {
         format!(
             "(most=0; while [ -e /tmp/sample ]; do read -r now others </sys/block/{device}/inflight; \
-             [ \"$now\" -gt $most ] && most=$now; done; echo $most >/tmp/most.{device}) >/dev/null 2>&1 &"
+             [ \"$now\" -gt $most ] && most=$now; usleep 20000; done; echo $most >/tmp/most.{device}) >/dev/null 2>&1 &"
         )
     };
     succeeds(testbed, &format!("touch /tmp/sample; {} {}", sample("nullb0"), sample("nullb1")))?;
     let read = "modprobe virtio_pci; modprobe virtio_blk; echo 4 >/sys/block/vda/queue/max_sectors_kb; \
-        dd if=/dev/vda of=/dev/null bs=64k skip=1000 count=1 2>/dev/null && echo seen=re\"\"ad";
+        dd if=/dev/vda of=/dev/null bs=32k skip=1000 count=1 2>/dev/null && echo seen=re\"\"ad";
     for name in ["red", "blue"] {
         crate::console::wait(testbed, name, "reached user space")?;
         let said = crate::console::ask(testbed, name, read)?;
