@@ -9,10 +9,14 @@ use frame::name::Name;
 use frame::plan::PartitionPlan;
 use frame::step::{Step, holdings};
 use os::database::{self, Durability};
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, OptionalExtension, Params, params};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
+
+const KEEP: &str = "INSERT INTO partition VALUES (?1, ?2) ON CONFLICT (name) DO UPDATE SET body = excluded.body";
+const STEP: &str = "INSERT INTO step (partition, body) VALUES (?1, ?2)";
+const CLEAR: &str = "DELETE FROM step WHERE partition = ?1";
 
 const STEPS: &[&str] = &["CREATE TABLE fact (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
     CREATE TABLE partition (name TEXT PRIMARY KEY, body TEXT NOT NULL) STRICT;
@@ -191,7 +195,8 @@ impl Journal {
     /// [`JournalError`].
     pub fn fact<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, JournalError> {
         let sql = "SELECT value FROM fact WHERE name = ?1";
-        let text: Option<String> = self.database.query_row(sql, [name], |row| row.get(0)).optional()?;
+        let mut statement = self.database.prepare_cached(sql)?;
+        let text: Option<String> = statement.query_row([name], |row| row.get(0)).optional()?;
         Ok(text.map(|text| serde_json::from_str(&text)).transpose()?)
     }
 
@@ -201,8 +206,7 @@ impl Journal {
     /// [`JournalError`].
     pub fn set_fact<T: Serialize>(&self, name: &str, value: &T) -> Result<(), JournalError> {
         let sql = "INSERT INTO fact VALUES (?1, ?2) ON CONFLICT (name) DO UPDATE SET value = excluded.value";
-        self.database.execute(sql, params![name, serde_json::to_string(value)?])?;
-        Ok(())
+        run(&self.database, sql, params![name, serde_json::to_string(value)?])
     }
 
     /// Begins an epoch that is higher than every earlier one: also than one of a journal that was lost, and
@@ -248,12 +252,8 @@ impl Journal {
     /// [`JournalError`].
     pub fn keep<'a>(&mut self, all: impl IntoIterator<Item = &'a Kept>) -> Result<(), JournalError> {
         let transaction = self.database.transaction()?;
-        {
-            let sql = "INSERT INTO partition VALUES (?1, ?2) ON CONFLICT (name) DO UPDATE SET body = excluded.body";
-            let mut statement = transaction.prepare_cached(sql)?;
-            for kept in all {
-                statement.execute(params![kept.declared.name.as_str(), serde_json::to_string(kept)?])?;
-            }
+        for kept in all {
+            keep(&transaction, kept)?;
         }
         transaction.commit()?;
         Ok(())
@@ -265,10 +265,12 @@ impl Journal {
     /// # Errors
     /// [`JournalError`].
     pub fn keep_with(&mut self, kept: &Kept, events: &[Event]) -> Result<u64, JournalError> {
+        if events.is_empty() {
+            // One statement is all or nothing by itself.
+            return keep(&self.database, kept).map(|()| 0);
+        }
         let transaction = self.database.transaction()?;
-        let sql = "INSERT INTO partition VALUES (?1, ?2) ON CONFLICT (name) DO UPDATE SET body = excluded.body";
-        let body = serde_json::to_string(kept)?;
-        transaction.prepare_cached(sql)?.execute(params![kept.declared.name.as_str(), body])?;
+        keep(&transaction, kept)?;
         let mut dropped = 0;
         for event in events {
             dropped += put(&transaction, event)?;
@@ -331,7 +333,7 @@ impl Journal {
     /// # Errors
     /// [`JournalError`].
     pub fn forget(&self, partition: &Name) -> Result<(), JournalError> {
-        self.database.execute("DELETE FROM partition WHERE name = ?1", [partition.as_str()])?;
+        run(&self.database, "DELETE FROM partition WHERE name = ?1", [partition.as_str()])?;
         self.clear_steps(partition)
     }
 
@@ -340,9 +342,7 @@ impl Journal {
     /// # Errors
     /// [`JournalError`]; then the step must not be taken.
     pub fn step(&self, partition: &Name, step: &Step) -> Result<(), JournalError> {
-        let mut statement = self.database.prepare_cached("INSERT INTO step (partition, body) VALUES (?1, ?2)")?;
-        statement.execute(params![partition.as_str(), serde_json::to_string(step)?])?;
-        Ok(())
+        run(&self.database, STEP, params![partition.as_str(), serde_json::to_string(step)?])
     }
 
     /// The steps about a partition, oldest first.
@@ -350,7 +350,7 @@ impl Journal {
     /// # Errors
     /// [`JournalError`].
     pub fn steps(&self, partition: &Name) -> Result<Vec<Step>, JournalError> {
-        let mut statement = self.database.prepare("SELECT body FROM step WHERE partition = ?1 ORDER BY id")?;
+        let mut statement = self.database.prepare_cached("SELECT body FROM step WHERE partition = ?1 ORDER BY id")?;
         let rows = statement.query_map([partition.as_str()], |row| row.get::<_, String>(0))?;
         rows.map(|text| Ok(serde_json::from_str(&text?)?)).collect()
     }
@@ -369,10 +369,9 @@ impl Journal {
         steps.extend(held.socket.map(|socket| Step::Listen { socket }));
         steps.push(Step::Reaped);
         let transaction = self.database.transaction()?;
-        transaction.execute("DELETE FROM step WHERE partition = ?1", [partition.as_str()])?;
+        run(&transaction, CLEAR, [partition.as_str()])?;
         for step in steps {
-            let sql = "INSERT INTO step (partition, body) VALUES (?1, ?2)";
-            transaction.execute(sql, params![partition.as_str(), serde_json::to_string(&step)?])?;
+            run(&transaction, STEP, params![partition.as_str(), serde_json::to_string(&step)?])?;
         }
         transaction.commit()?;
         Ok(())
@@ -383,8 +382,7 @@ impl Journal {
     /// # Errors
     /// [`JournalError`].
     pub fn clear_steps(&self, partition: &Name) -> Result<(), JournalError> {
-        self.database.execute("DELETE FROM step WHERE partition = ?1", [partition.as_str()])?;
-        Ok(())
+        run(&self.database, CLEAR, [partition.as_str()])
     }
 
     /// Puts an event into the outbox. When that is full, the oldest informational event goes, or the oldest
@@ -413,8 +411,7 @@ impl Journal {
     /// [`JournalError`].
     pub fn delivered(&self, incarnation: u64, sequence: u64) -> Result<(), JournalError> {
         let sql = "DELETE FROM outbox WHERE incarnation = ?1 AND sequence = ?2";
-        self.database.execute(sql, [as_signed(incarnation), as_signed(sequence)])?;
-        Ok(())
+        run(&self.database, sql, [as_signed(incarnation), as_signed(sequence)])
     }
 
     /// Events in the outbox.
@@ -424,6 +421,16 @@ impl Journal {
     pub fn waiting(&self) -> Result<u64, JournalError> {
         waiting(&self.database)
     }
+}
+
+/// Runs a statement that is prepared once.
+fn run(database: &Connection, sql: &str, parameters: impl Params) -> Result<(), JournalError> {
+    database.prepare_cached(sql)?.execute(parameters)?;
+    Ok(())
+}
+
+fn keep(database: &Connection, kept: &Kept) -> Result<(), JournalError> {
+    run(database, KEEP, params![kept.declared.name.as_str(), serde_json::to_string(kept)?])
 }
 
 fn waiting(database: &Connection) -> Result<u64, JournalError> {

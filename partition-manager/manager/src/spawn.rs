@@ -2,12 +2,14 @@
 
 mod child;
 mod filtered;
+mod spare;
 
 pub use child::Child;
 pub use filtered::at_call;
 use frame::jail::{ARGUMENT, Inmate};
 use frame::lifecycle::FILTERED;
 use rustix::fs::{Mode, OFlags};
+pub use spare::Spare;
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -47,8 +49,17 @@ impl Seat {
     }
 }
 
+/// What makes a process an inmate.
+#[derive(Debug)]
+pub struct Jail {
+    /// Who it is to be.
+    pub inmate: Inmate,
+    /// A network namespace that nobody else was ever in; without it, one is made as the process begins.
+    pub network: Option<OwnedFd>,
+}
+
 /// Starts `binary` as the process that ps shows as `title`: a session of its own, nothing but `listener` and
-/// `claim` inherited, in the groups behind `doors` from its first instruction on. As an `inmate` it is in namespaces of
+/// `claim` inherited, in the groups behind `doors` from its first instruction on. In a `jail` it is in namespaces of
 /// its own and is told to shut itself in; see [`crate::host::jail::gaps`].
 ///
 /// # Errors
@@ -59,14 +70,15 @@ pub fn spawn(
     listener: &OwnedFd,
     claim: Option<&OwnedFd>,
     doors: &[OwnedFd],
-    inmate: Option<Inmate>,
+    jail: Option<&Jail>,
 ) -> io::Result<Child> {
     let program = CString::new(binary.as_os_str().as_bytes())?;
     let mut arguments = vec![CString::new(title)?];
-    let namespaces = match inmate {
-        Some(inmate) => {
-            arguments.extend([CString::new(ARGUMENT)?, CString::new(inmate.to_string())?]);
-            NAMESPACES
+    let network = jail.and_then(|jail| jail.network.as_ref());
+    let namespaces = match jail {
+        Some(jail) => {
+            arguments.extend([CString::new(ARGUMENT)?, CString::new(jail.inmate.to_string())?]);
+            if network.is_some() { NAMESPACES & !libc::CLONE_NEWNET } else { NAMESPACES }
         }
         None => 0,
     };
@@ -81,9 +93,13 @@ pub fn spawn(
             // SAFETY: as above. A process that writes 0 names itself.
             check(unsafe { libc::write(door.as_raw_fd(), b"0".as_ptr().cast(), 1) } as i64)?;
         }
+        if let Some(network) = network {
+            // SAFETY: as above.
+            check(unsafe { libc::setns(network.as_raw_fd(), libc::CLONE_NEWNET) }.into())?;
+        }
         // Behind the doors, so that its own groups are the root of what it could see. Kernels may lack the kind.
         // SAFETY: as above.
-        if inmate.is_some() && unsafe { libc::unshare(libc::CLONE_NEWCGROUP) } != 0 {
+        if jail.is_some() && unsafe { libc::unshare(libc::CLONE_NEWCGROUP) } != 0 {
             let error = io::Error::last_os_error();
             if error.raw_os_error() != Some(libc::EINVAL) {
                 return Err(error);

@@ -1,6 +1,7 @@
 //! SQLite databases of the daemons: opened safely, and set aside when they are damaged.
 
 use rusqlite::Connection;
+use rusqlite::config::DbConfig;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -44,6 +45,8 @@ pub fn open(path: &Path, durability: Durability, steps: &[&str]) -> rusqlite::Re
 fn attempt(path: &Path, durability: Durability, steps: &[&str]) -> rusqlite::Result<Connection> {
     let mut connection = Connection::open(path)?;
     connection.busy_timeout(Duration::from_secs(5))?;
+    // The tables are small: a statement is planned once, not for each value that it is run with.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     connection.pragma_update(None, "journal_mode", "WAL")?;
     let synchronous = match durability {
         Durability::Process => "OFF",

@@ -55,6 +55,9 @@ fn perform() -> Result<ExitCode> {
 }
 
 fn serve() -> Result<ExitCode> {
+    // One heap for all threads, which seldom ask for memory: a heap for each takes memory and calls to begin.
+    // SAFETY: sets an option of the C library's allocator (mallopt(3)); there is one thread.
+    unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
     std::panic::set_hook(Box::new(|panic| {
         driver::fail(&panic.to_string());
         eprintln!("partition: {panic}");

@@ -5,7 +5,7 @@ use super::{Driver, Watch};
 use crate::cgroup::limits::{Limits, SLACK, THREADS};
 use crate::cgroup::share;
 use crate::record::Record;
-use crate::spawn::{self, Child};
+use crate::spawn::{self, Child, Jail, Spare};
 use crate::{clock, host, memory};
 use anyhow::{Context, anyhow, bail};
 use frame::assignment::Assignment;
@@ -162,8 +162,11 @@ impl Driver {
             let reasons: Vec<String> = reasons.map(ToString::to_string).collect();
             bail!("{}", if reasons.is_empty() { "what it needs is not free".to_owned() } else { reasons.join("; ") });
         };
-        self.pools = plan.pools.iter().map(|pool| (pool.name.clone(), pool.cpus.clone())).collect();
-        self.journal.set_fact("pools", &self.pools)?;
+        let pools = plan.pools.iter().map(|pool| (pool.name.clone(), pool.cpus.clone())).collect();
+        if self.pools != pools {
+            self.journal.set_fact("pools", &pools)?;
+            self.pools = pools;
+        }
         if let Some(entry) = self.entries.get_mut(name) {
             entry.kept.lifecycle.set_deadlines(declared.shutdown);
             entry.kept.declared = declared;
@@ -251,8 +254,9 @@ impl Driver {
         let binary = &self.settings.binary;
         let title = format!("partition {}/{name}", self.tag);
         self.journal.step(name, &Step::Spawn { incarnation })?;
-        let inmate = self.inmate(name);
-        let mut child = spawn::spawn(binary, &title, &listener, claim.as_ref(), &doors, inmate)
+        let network = self.spare.as_ref().and_then(Spare::take);
+        let jail = self.inmate(name).map(|inmate| Jail { inmate, network });
+        let mut child = spawn::spawn(binary, &title, &listener, claim.as_ref(), &doors, jail.as_ref())
             .with_context(|| format!("the program {} could not be started", binary.display()))?;
         match self.hold(name, child.id()) {
             Ok(mut process) => {

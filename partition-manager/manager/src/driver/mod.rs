@@ -20,6 +20,7 @@ use crate::journal::{self, Journal};
 use crate::message::{LONGEST_QUEUE, Message, Refusal, Request};
 use crate::outbox::Outbox;
 use crate::poller::{Poller, Token};
+use crate::spawn::Spare;
 use crate::{clock, descriptors, host};
 use anyhow::Context as _;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
@@ -81,6 +82,8 @@ pub struct Driver {
     tag: String,
     /// Whether this host lets this process build the whole jail of a partition.
     jail: bool,
+    /// Part of the next jail, made ahead.
+    spare: Option<Spare>,
     /// What this host has.
     host: host::inventory::Known,
     /// What this host lacks.
@@ -149,6 +152,8 @@ impl Driver {
         // The directory of the sockets is this user's alone.
         std::fs::create_dir_all(settings.root.partitions())
             .with_context(|| format!("{} cannot be made", settings.root.partitions().display()))?;
+        let jail = host::jail::available().is_ok();
+        let spare = if jail { Some(Spare::begin().context("a thread cannot be started")?) } else { None };
         let mut driver = Self {
             settings,
             boot,
@@ -157,7 +162,8 @@ impl Driver {
             groups,
             switches: host::network::Switches::new(&tag),
             tag,
-            jail: host::jail::available().is_ok(),
+            jail,
+            spare,
             host: host::inventory::Known::default(),
             lacks,
             sender,

@@ -2,7 +2,8 @@
 
 use frame::jail::{Inmate, JailReport};
 use std::fs::{read_link, read_to_string};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 
 /// The kinds of namespaces that a partition's process has for itself (namespaces(7)).
 const KINDS: [&str; 6] = ["cgroup", "ipc", "mnt", "net", "pid", "uts"];
@@ -52,21 +53,28 @@ pub fn report(pid: u32) -> Option<JailReport> {
     let mut report = JailReport { uid: first("Uid:")?, gid: first("Gid:")?, ..JailReport::default() };
     report.no_new_privileges = true;
     for task in std::fs::read_dir(format!("/proc/{pid}/task")).ok()?.flatten() {
-        // One that ended meanwhile needs no jail.
-        let Ok(status) = read_to_string(task.path().join("status")) else { continue };
-        let is = |name: &str, value: &str| field(&status, name).is_some_and(|found| found.trim() == value);
+        // The first thread's is that of the process. One that ended meanwhile needs no jail.
+        let first = task.file_name().to_str() == Some(&pid.to_string());
+        let own = if first { None } else { Some(read_to_string(task.path().join("status"))) };
+        let status = match &own {
+            None => &status,
+            Some(Ok(own)) => own,
+            Some(Err(_)) => continue,
+        };
+        let is = |name: &str, value: &str| field(status, name).is_some_and(|found| found.trim() == value);
         report.threads += 1;
         report.filtered += u32::from(is("Seccomp:", "2"));
         report.no_new_privileges &= is("NoNewPrivs:", "1");
         for set in ["CapInh:", "CapPrm:", "CapEff:", "CapBnd:", "CapAmb:"] {
-            report.capabilities |= hexadecimal(&status, set).unwrap_or(u64::MAX);
+            report.capabilities |= hexadecimal(status, set).unwrap_or(u64::MAX);
         }
     }
-    for kind in KINDS {
-        if let Some(own) = namespace("self", kind) {
-            let other = namespace(&pid.to_string(), kind);
-            report.namespaces.insert(kind.to_owned(), other.is_some_and(|other| other != own));
-        }
+    // This process stays in its own.
+    static OWN: LazyLock<Vec<(&str, PathBuf)>> =
+        LazyLock::new(|| KINDS.into_iter().filter_map(|kind| Some((kind, namespace("self", kind)?))).collect());
+    for (kind, own) in OWN.iter() {
+        let other = namespace(&pid.to_string(), kind);
+        report.namespaces.insert((*kind).to_owned(), other.is_some_and(|other| other != *own));
     }
     Some(report)
 }
@@ -85,7 +93,7 @@ fn hexadecimal(status: &str, name: &str) -> Option<u64> {
     u64::from_str_radix(field(status, name)?.trim(), 16).ok()
 }
 
-fn namespace(process: &str, kind: &str) -> Option<std::path::PathBuf> {
+fn namespace(process: &str, kind: &str) -> Option<PathBuf> {
     read_link(Path::new("/proc").join(process).join("ns").join(kind)).ok()
 }
 
