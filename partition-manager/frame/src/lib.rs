@@ -38,4 +38,5 @@ pub mod step;
 pub mod storm;
 pub mod topology;
 pub mod units;
+pub mod vsock;
 pub mod wire;

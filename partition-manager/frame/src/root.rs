@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 /// Longest path of a Unix socket, bytes, without the NUL (`unix(7)`).
 pub const LONGEST_SOCKET_PATH: usize = 107;
+/// What follows a partition's name in that of its socket for programs of the host.
+pub const VSOCK: &str = ".vsock";
 
 /// The directories of one frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -157,7 +159,14 @@ impl Root {
     /// Socket on which programs of the host ask for a partition's ports: no partition can have its name.
     #[must_use]
     pub fn vsock(&self, partition: &Name) -> PathBuf {
-        self.partitions().join(format!("{partition}.vsock"))
+        self.partitions().join(format!("{partition}{VSOCK}"))
+    }
+
+    /// Socket that a program of the host makes to be called by a partition's guest: port `port` of the host. At
+    /// [`crate::vsock`] is how.
+    #[must_use]
+    pub fn vsock_port(&self, partition: &Name, port: u32) -> PathBuf {
+        self.partitions().join(format!("{partition}{VSOCK}_{port}"))
     }
 
     /// The sockets that the frame has whatever partitions it has.

@@ -1,13 +1,13 @@
 //! How many descriptors the manager may hold, and how many its frame needs.
 
-use frame::declare::Frame;
+use frame::declare::{Frame, Partition};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// What the manager holds of a partition besides its memory and its virtual processors: its process, the
 /// connection to it, its record, its doorbell.
 const EACH: u64 = 4;
 /// What is open for a moment only, while one partition is made: `/dev/kvm`, kernel, initial RAM disk and
-/// modules, images, taps, doors to its groups, its listening socket, the pipe by which a failed start is heard of.
+/// modules, images, taps, doors to its groups, its listening sockets, a socket that its guest calls, the pipe by which a failed start is heard of.
 const MAKING: u64 = 32;
 /// The manager's own, those of its API's clients (64 connections at once) and of open consoles.
 const OWN: u64 = 256;
@@ -15,16 +15,17 @@ const OWN: u64 = 256;
 /// Descriptors that a frame needs at most, with all its partitions active on a host of `nodes` NUMA nodes.
 #[must_use]
 pub fn needed(frame: &Frame, nodes: usize) -> u64 {
-    let each = |processors: u32| {
-        // A partition has one range of memory on each node at most.
-        EACH.saturating_add(nodes.max(1) as u64).saturating_add(u64::from(processors))
+    let each = |partition: &Partition| {
+        // A partition has one range of memory on each node at most, and one connection for its guest's calls.
+        let own = EACH + nodes.max(1) as u64 + u64::from(partition.vsock.is_some());
+        own.saturating_add(u64::from(partition.processors.count.maximum))
     };
     // Its taps are open for as long as one partition is made.
     let taps =
         |network: &frame::declare::Network| u64::from(network.queues).saturating_mul(1 + network.tagged.len() as u64);
     let taps = frame.partitions.iter().map(|partition| partition.networks.iter().map(taps).sum::<u64>());
     let making = MAKING.saturating_add(taps.max().unwrap_or(0));
-    let partitions = frame.partitions.iter().map(|partition| each(partition.processors.count.maximum));
+    let partitions = frame.partitions.iter().map(each);
     partitions.fold(OWN + making, u64::saturating_add)
 }
 

@@ -16,6 +16,7 @@ use crate::probe;
 use crate::processors;
 use crate::ring0;
 use crate::state::State;
+use crate::vsock;
 use crate::watchdog::Watchdog;
 
 /// Most exits that one command measures: minutes on the slowest host.
@@ -103,6 +104,8 @@ pub fn perform(state: &mut State, command: Command) {
         Command::Send(slot, number) => network::send(slot, number, false, line),
         Command::Forge(slot, number) => network::send(slot, number, true, line),
         Command::Receive(slot) => network::receive(slot, line),
+        Command::Listen(slot, port) => vsock::listen(slot, port, line),
+        Command::Call(slot, port) => vsock::call(slot, port, line),
         Command::Watchdog(milliseconds) => watch(state, milliseconds, line),
         Command::IgnoreNmi => {
             state.ignoring_nmi = true;

@@ -65,6 +65,10 @@ pub enum Command {
     Forge(u64, u64),
     /// Receive such a frame.
     Receive(u64),
+    /// Take a stream at this port of the socket device in this slot, and send back what comes.
+    Listen(u64, u64),
+    /// The same with a stream to this port of the host.
+    Call(u64, u64),
     /// Arm the watchdog with this time, milliseconds, and reload it at each beat; 0 disarms it.
     Watchdog(u64),
     /// Only count NMIs, even when hung.
@@ -149,7 +153,7 @@ pub const HELP: &str = "help info beats reset-beats off exit N reboot crash trip
                         dirty MIB digest storm N ipi N lateness N deny approve ignore-nmi ignore-button devices reset SLOT random SLOT \
                         disk-read SLOT SECTOR disk-write SLOT SECTOR disk-flush SLOT disk-discard SLOT SECTOR \
                         disk-zero SLOT SECTOR requests SLOT N misdrive SLOT MISDEED net-send SLOT N \
-                        net-forge SLOT N net-receive SLOT watchdog MS";
+                        net-forge SLOT N net-receive SLOT vsock-listen SLOT PORT vsock-call SLOT PORT watchdog MS";
 
 /// Reads a line: words between blanks.
 ///
@@ -191,6 +195,8 @@ fn build(word: &[u8], argument: Option<&[u8]>, second: Option<&[u8]>) -> Result<
         b"requests" => return Ok(Command::Requests(number()?, other()?)),
         b"net-send" => return Ok(Command::Send(number()?, other()?)),
         b"net-forge" => return Ok(Command::Forge(number()?, other()?)),
+        b"vsock-listen" => return Ok(Command::Listen(number()?, other()?)),
+        b"vsock-call" => return Ok(Command::Call(number()?, other()?)),
         b"misdrive" => {
             let misdeed = second.and_then(Misdeed::named).ok_or(Mistake::Argument)?;
             return Ok(Command::Misdrive(number()?, misdeed));
@@ -280,6 +286,6 @@ mod tests {
             assert_ne!(parse(word.as_bytes()), Err(Mistake::Unknown), "{word}");
             named += 1;
         }
-        assert_eq!(named, 37);
+        assert_eq!(named, 39);
     }
 }

@@ -28,6 +28,7 @@ mod ring0;
 mod start;
 mod state;
 mod virtio;
+mod vsock;
 mod watchdog;
 
 use core::sync::atomic::Ordering::{Acquire, Relaxed};

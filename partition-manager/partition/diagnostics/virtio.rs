@@ -1,4 +1,4 @@
-//! A driver of virtio devices on PCI: queue 0 of a device, and of a network adapter queue 1 too; one request at a time
+//! A driver of virtio devices on PCI: queue 0 of a device, and of a network adapter or socket device queue 1 too; one request at a time
 //! on each (virtio 1.2, sections 2.7, 4.1).
 
 use core::sync::atomic::{AtomicU16, Ordering::Acquire, Ordering::Release};
@@ -47,6 +47,8 @@ const VERSION_1: u32 = 1;
 /// Type of a network adapter (section 5), and the one feature of it that is wanted: it has an address.
 pub const NETWORK: u16 = 1;
 const MAC: u32 = 1 << 5;
+/// Type of a socket device.
+pub const SOCKET: u16 = 19;
 /// How long a device has for a request, milliseconds.
 const PATIENCE: u64 = 10_000;
 
@@ -133,7 +135,7 @@ impl Device {
         platform::PROBE_SLOT_VECTOR + self.slot
     }
 
-    /// The same device, with requests going to queue 1, which [`Device::start`] sets up for a network adapter.
+    /// The same device, with requests going to queue 1, which [`Device::start`] sets up for those that have one.
     pub const fn second(self) -> Self {
         Self { queue: 1, ..self }
     }
@@ -198,7 +200,7 @@ impl Device {
         }
         memory::fill(RINGS + u64::from(self.slot) * PAGE, PAGE, 0);
         self.route();
-        for queue in 0..if self.kind == NETWORK { 2 } else { 1 } {
+        for queue in 0..if matches!(self.kind, NETWORK | SOCKET) { 2 } else { 1 } {
             self.set_up(queue, page + u64::from(queue) * PART)?;
         }
         self.set_status(ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK);

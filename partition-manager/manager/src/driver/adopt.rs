@@ -188,8 +188,10 @@ impl Driver {
     fn remove_strange_sockets(&self) -> Vec<String> {
         let mut found = Vec::new();
         for entry in std::fs::read_dir(self.settings.root.partitions()).into_iter().flatten().flatten() {
-            let name = Name::new(entry.file_name().to_string_lossy().into_owned());
-            let used = name.is_ok_and(|name| self.entries.get(&name).is_some_and(|entry| entry.process.is_some()));
+            let file = entry.file_name().to_string_lossy().into_owned();
+            // Others are of programs that guests call, and theirs to remove.
+            let Ok(name) = Name::new(file.strip_suffix(frame::root::VSOCK).unwrap_or(&file)) else { continue };
+            let used = self.entries.get(&name).is_some_and(|entry| entry.process.is_some());
             if !used && std::fs::remove_file(entry.path()).is_ok() {
                 found.push(format!("the socket {} was removed", entry.path().display()));
             }

@@ -1,5 +1,6 @@
 //! What the driver holds of one partition.
 
+use super::calls::Calls;
 use crate::journal::Kept;
 use crate::poller::Token;
 use crate::record::Record;
@@ -100,6 +101,8 @@ pub struct Process {
     pub link: Option<Link>,
     /// When to connect again, milliseconds of the monotonic clock.
     pub retry: Option<u64>,
+    /// Over which it asks for what its guest calls.
+    pub calls: Option<Calls>,
     /// Whether its launch went out on this connection without waiting for its welcome.
     pub launch_sent: bool,
     /// Connections that were lost in a row.
@@ -132,6 +135,7 @@ impl Process {
             processors: vec![],
             link: None,
             retry: None,
+            calls: None,
             launch_sent: false,
             losses: 0,
             adopted: false,

@@ -314,6 +314,7 @@ impl Driver {
                 self.watches.insert(token, Watch::Link(name.clone()));
                 let outcome = process.send(epoch, Request::Hello, &[]);
                 self.sent(name, outcome);
+                self.serve_calls(name);
             }
             Err(error) => tracing::debug!("partition {name}: no connection: {error}"),
         }

@@ -5,6 +5,7 @@
 
 mod adopt;
 mod answer;
+mod calls;
 mod console;
 mod down;
 mod entry;
@@ -54,6 +55,8 @@ enum Watch {
     Link(Name),
     /// The end of a partition's process.
     End(Name),
+    /// The calls of a partition's guest.
+    Calls(Name),
 }
 
 /// What the driver works with.
@@ -249,6 +252,7 @@ impl Driver {
             Message::Readable(token) => match self.watches.get(&token).cloned() {
                 Some(Watch::Link(name)) => self.hear(&name, token)?,
                 Some(Watch::End(name)) => self.ended(&name),
+                Some(Watch::Calls(name)) => self.answer_calls(&name),
                 // Of something that is gone since.
                 None => {}
             },
@@ -263,8 +267,10 @@ impl Driver {
     /// How long the driver may sleep.
     fn patience(&self, now: u64) -> Duration {
         let lives = self.entries.values().flat_map(|entry| {
-            let retry = entry.process.as_ref().and_then(|process| process.retry);
-            [entry.kept.lifecycle.deadline(), retry]
+            let process = entry.process.as_ref();
+            let retry = process.and_then(|process| process.retry);
+            let calls = process.and_then(|process| process.calls.as_ref()?.again);
+            [entry.kept.lifecycle.deadline(), retry, calls]
         });
         let waiters = self.waiters.iter().map(answer::Waiter::deadline);
         let doomed = self.doomed.iter().map(|doomed| Some(doomed.at));
@@ -279,17 +285,23 @@ impl Driver {
     /// Does what is due.
     fn due(&mut self, now: u64) {
         let is_due = |entry: &Entry| {
-            let retry = entry.process.as_ref().and_then(|process| process.retry);
-            [retry, entry.kept.lifecycle.deadline()].into_iter().flatten().any(|at| at <= now)
+            let process = entry.process.as_ref();
+            let retry = process.and_then(|process| process.retry);
+            let calls = process.and_then(|process| process.calls.as_ref()?.again);
+            [retry, calls, entry.kept.lifecycle.deadline()].into_iter().flatten().any(|at| at <= now)
         };
         let names = self.entries.iter().filter(|(_, entry)| is_due(entry));
         let names: Vec<Name> = names.map(|(name, _)| name.clone()).collect();
         for name in names {
             let Some(entry) = self.entries.get_mut(&name) else { continue };
             let retry = entry.process.as_mut().and_then(|process| process.retry.take_if(|at| *at <= now));
+            let calls = entry.process.as_ref().and_then(|process| process.calls.as_ref()?.again);
             let due = entry.kept.lifecycle.deadline().is_some_and(|at| at <= now);
             if retry.is_some() {
                 self.connect(&name);
+            }
+            if calls.is_some_and(|at| at <= now) {
+                self.answer_calls(&name);
             }
             if due {
                 self.apply(&name, Input::Time);
@@ -460,7 +472,8 @@ fn open_journal(settings: &Settings, boot: &str) -> anyhow::Result<journal::Open
 
 /// Whether there are partitions that a manager could take over.
 fn has_sockets(root: &Root) -> bool {
-    std::fs::read_dir(root.partitions()).is_ok_and(|mut sockets| sockets.next().is_some())
+    let is_one = |entry: std::fs::DirEntry| entry.file_name().to_str().is_some_and(|name| Name::new(name).is_ok());
+    std::fs::read_dir(root.partitions()).is_ok_and(|sockets| sockets.flatten().any(is_one))
 }
 
 fn tell(what: &str) {

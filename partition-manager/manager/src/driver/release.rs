@@ -29,6 +29,7 @@ pub struct Doomed {
 impl Driver {
     /// Gives up the process of a partition, which has ended, and all that was only its own.
     pub(super) fn reap(&mut self, name: &Name) {
+        self.end_calls(name);
         if let Err(error) = self.journal.reaped(name) {
             tracing::error!("partition {name}: {error}");
         }

@@ -26,7 +26,8 @@ pub const CALLS: &[Call] = &[
     any(libc::SYS_fdatasync, "flush"),
     any(libc::SYS_fallocate, "discard and zero sectors"),
     any(libc::SYS_accept4, "a program of the host comes to the socket device"),
-    any(libc::SYS_sendto, "what the guest sends to it"),
+    any(libc::SYS_sendto, "what the guest sends to it, and whom it calls"),
+    any(libc::SYS_recvmsg, "the sockets that the guest's calls led to"),
     any(libc::SYS_shutdown, "the guest sends no more to it"),
     any(libc::SYS_getrandom, "the entropy device; keys of tables"),
 ];

@@ -1,6 +1,7 @@
 //! The connections of a socket device, without the sockets: what each side may send, and what is due to the guest.
 
 use super::packet::{HOST, Header, NO_RECEIVE, NO_SEND, STREAM, operation};
+use frame::vsock::{Call, MOST_CALLS, SERVE};
 use std::collections::VecDeque;
 
 /// Most connections of one device.
@@ -21,6 +22,8 @@ pub enum Stage {
     Greeting,
     /// The guest is asked.
     Asked,
+    /// The guest asks, and somebody connects for it.
+    Calling,
     /// It is there.
     Open,
 }
@@ -31,6 +34,8 @@ pub struct Connection {
     stage: Stage,
     host_port: u32,
     guest_port: u32,
+    /// Its number among all that ever were, as far as numbers go.
+    id: u32,
     line: Vec<u8>,
     /// What the guest sent and the host's program has not taken yet, at most [`ROOM`] bytes.
     kept: VecDeque<u8>,
@@ -42,7 +47,10 @@ pub struct Connection {
     guest_room: u32,
     guest_passed: u32,
     ask: bool,
+    grant: bool,
     credit: bool,
+    /// Nobody is left who would take what the guest sends.
+    deaf: bool,
     /// The host's program sends no more; the guest is to be told so.
     ended: bool,
     say_ended: bool,
@@ -51,6 +59,29 @@ pub struct Connection {
 }
 
 impl Connection {
+    const fn new(stage: Stage, id: u32, host_port: u32, guest_port: u32) -> Self {
+        Self {
+            stage,
+            host_port,
+            guest_port,
+            id,
+            line: vec![],
+            kept: VecDeque::new(),
+            passed: 0,
+            told: 0,
+            sent: 0,
+            guest_room: 0,
+            guest_passed: 0,
+            ask: false,
+            grant: false,
+            credit: false,
+            deaf: false,
+            ended: false,
+            say_ended: false,
+            shut: 0,
+        }
+    }
+
     /// How far it is.
     #[must_use]
     pub const fn stage(&self) -> Stage {
@@ -68,7 +99,7 @@ impl Connection {
     /// Whether something of the host's program can go to the guest.
     #[must_use]
     pub fn may_send(&self) -> bool {
-        self.stage == Stage::Open && !self.ended && self.shut & NO_RECEIVE == 0 && self.credit() > 0
+        self.stage == Stage::Open && !self.grant && !self.ended && self.shut & NO_RECEIVE == 0 && self.credit() > 0
     }
 
     /// What waits for the host's program, in two parts.
@@ -84,6 +115,13 @@ impl Connection {
         self.passed = self.passed.wrapping_add(count as u32);
         // The guest is told before it runs out of room, not of every byte.
         self.credit |= self.passed.wrapping_sub(self.told) >= ROOM / 2;
+    }
+
+    /// The host's program takes no more: what the guest sends is lost from here on, as the program chose. What it sent
+    /// itself before still goes to the guest.
+    pub fn deafen(&mut self) {
+        self.deaf = true;
+        self.took(self.kept.len());
     }
 
     /// The host's program sends no more.
@@ -118,6 +156,8 @@ pub enum Greeted {
     More,
     /// The guest is asked.
     Asked,
+    /// The program takes the guest's calls: it is no connection.
+    Serves,
     /// It asks for nothing that there is.
     Wrong,
 }
@@ -129,6 +169,8 @@ pub enum Received {
     Nothing,
     /// The guest granted this connection.
     Opened(usize),
+    /// The guest asks for this one, and somebody is to connect for it.
+    Called(usize, Call),
     /// There is data for this one, or less is to come.
     Changed(usize),
     /// This one is gone.
@@ -140,6 +182,9 @@ pub enum Received {
 pub struct Connections {
     cid: u32,
     next_port: u32,
+    next_id: u32,
+    /// Whether there is somebody who connects for the guest.
+    served: bool,
     slots: Vec<Option<Connection>>,
     /// Refusals that are due to the guest: port of the host's side, port of the guest's.
     resets: VecDeque<(u32, u32)>,
@@ -151,7 +196,7 @@ impl Connections {
     #[must_use]
     pub fn new(cid: u32) -> Self {
         let slots = (0..MOST_CONNECTIONS).map(|_| None).collect();
-        Self { cid, next_port: FIRST_PORT, slots, resets: VecDeque::new(), turn: 0 }
+        Self { cid, next_port: FIRST_PORT, next_id: 0, served: false, slots, resets: VecDeque::new(), turn: 0 }
     }
 
     /// The guest is gone or begins again: no connection is left.
@@ -165,36 +210,72 @@ impl Connections {
         self.slots.get_mut(slot)?.as_mut()
     }
 
-    /// Whether there is room for one more.
-    #[must_use]
-    pub fn has_room(&self) -> bool {
-        self.slots.iter().any(Option::is_none)
+    /// There is somebody who connects for the guest now, or nobody any more: then who waits for that is refused.
+    pub fn serve(&mut self, served: bool) {
+        self.served = served;
+        for slot in 0..MOST_CONNECTIONS {
+            if !served && self.get(slot).is_some_and(|one| one.stage == Stage::Calling) {
+                self.close(slot);
+            }
+        }
     }
 
-    /// A program of the host has connected; its slot, if there is one.
+    /// Whether there is room for one more: a program that has not said yet what it wants gives way.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        self.slots.iter().flatten().filter(|one| one.stage != Stage::Greeting).count() < MOST_CONNECTIONS
+    }
+
+    /// A program of the host has connected; its slot, if there is one. What was in the slot is gone.
     pub fn accept(&mut self) -> Option<usize> {
-        let slot = self.slots.iter().position(Option::is_none)?;
+        let silent = |slots: &[Option<Connection>]| {
+            let waits = slots.iter().enumerate().filter_map(|(slot, one)| Some((slot, one.as_ref()?)));
+            let waits = waits.filter(|(_, one)| one.stage == Stage::Greeting);
+            // The one that came first: numbers wrap.
+            waits.max_by_key(|(_, one)| self.next_id.wrapping_sub(one.id)).map(|(slot, _)| slot)
+        };
+        let slot = self.slots.iter().position(Option::is_none).or_else(|| silent(&self.slots))?;
         let host_port = self.next_port;
         // The upper half, over and over: a port comes back long after its connection.
         self.next_port = self.next_port.wrapping_add(1) | FIRST_PORT;
-        *self.slots.get_mut(slot)? = Some(Connection {
-            stage: Stage::Greeting,
-            host_port,
-            guest_port: 0,
-            line: vec![],
-            kept: VecDeque::new(),
-            passed: 0,
-            told: 0,
-            sent: 0,
-            guest_room: 0,
-            guest_passed: 0,
-            ask: false,
-            credit: false,
-            ended: false,
-            say_ended: false,
-            shut: 0,
-        });
+        let id = self.number();
+        *self.slots.get_mut(slot)? = Some(Connection::new(Stage::Greeting, id, host_port, 0));
         Some(slot)
+    }
+
+    const fn number(&mut self) -> u32 {
+        self.next_id = self.next_id.wrapping_add(1);
+        self.next_id
+    }
+
+    /// The guest asks for a port of the host.
+    fn called(&mut self, header: &Header) -> Option<Received> {
+        let calls = self.slots.iter().flatten().filter(|one| one.stage == Stage::Calling).count();
+        if !self.served || header.kind != STREAM || calls >= MOST_CALLS {
+            return None;
+        }
+        // Programs of the host that are silent do not keep the guest from its own connections.
+        let slot = self.accept()?;
+        let id = self.number();
+        let (port, guest_port) = (header.destination_port, header.source_port);
+        let mut connection = Connection::new(Stage::Calling, id, port, guest_port);
+        (connection.guest_room, connection.guest_passed) = (header.room, header.passed);
+        *self.slots.get_mut(slot)? = Some(connection);
+        Some(Received::Called(slot, Call { id, port }))
+    }
+
+    /// Somebody has connected for the guest's call `id`; the slot, unless the guest has given it up.
+    pub fn connected(&mut self, id: u32) -> Option<usize> {
+        let slot = self.calling(id)?;
+        let connection = self.get(slot)?;
+        (connection.stage, connection.grant) = (Stage::Open, true);
+        Some(slot)
+    }
+
+    /// The slot of the guest's call `id`, while it waits.
+    #[must_use]
+    pub fn calling(&self, id: u32) -> Option<usize> {
+        self.slots.iter().position(|slot| slot.as_ref().is_some_and(|one| one.stage == Stage::Calling && one.id == id))
     }
 
     /// The next byte of the line with which the program in a slot asks for a port.
@@ -205,9 +286,18 @@ impl Connections {
             return if connection.line.len() < LONGEST_LINE { Greeted::More } else { Greeted::Wrong };
         }
         let line = std::mem::take(&mut connection.line);
+        if Some(line.as_slice()) == SERVE.strip_suffix(b"\n") {
+            return Greeted::Serves;
+        }
         let port = line.strip_prefix(b"CONNECT ").filter(|digits| digits.iter().all(u8::is_ascii_digit));
         let port = port.and_then(|digits| std::str::from_utf8(digits).ok()).and_then(|digits| digits.parse().ok());
         let Some(port) = port else { return Greeted::Wrong };
+        let host_port = connection.host_port;
+        // The guest has chosen that very pair of ports.
+        if self.slots.iter().flatten().any(|one| (one.host_port, one.guest_port) == (host_port, port)) {
+            return Greeted::Wrong;
+        }
+        let Some(connection) = self.get(slot) else { return Greeted::Wrong };
         (connection.guest_port, connection.ask, connection.stage) = (port, true, Stage::Asked);
         Greeted::Asked
     }
@@ -241,10 +331,11 @@ impl Connections {
         let known = |one: &Connection| one.stage != Stage::Greeting && !one.ask;
         let slot = self.slots.iter().position(|slot| slot.as_ref().is_some_and(|one| is_it(one) && known(one)));
         let Some((slot, connection)) = slot.and_then(|slot| Some((slot, self.slots.get_mut(slot)?.as_mut()?))) else {
-            if header.operation != operation::RESET {
+            let called = if header.operation == operation::REQUEST { self.called(header) } else { None };
+            if called.is_none() && header.operation != operation::RESET {
                 self.refuse(host_port, guest_port);
             }
-            return Received::Nothing;
+            return called.unwrap_or(Received::Nothing);
         };
         if header.kind != STREAM {
             self.close(slot);
@@ -264,6 +355,9 @@ impl Connections {
                 if connection.shut & NO_SEND == 0 && connection.kept.len() + data.len() <= ROOM as usize =>
             {
                 connection.kept.extend(data);
+                if connection.deaf {
+                    connection.took(data.len());
+                }
                 Received::Changed(slot)
             }
             (operation::SHUTDOWN, Stage::Open) => {
@@ -289,11 +383,14 @@ impl Connections {
             return Some(self.header(host_port, guest_port, operation::RESET));
         }
         let slot = self.slots.iter().position(|slot| {
-            slot.as_ref().is_some_and(|one| one.ask || one.credit || one.say_ended && one.stage == Stage::Open)
+            slot.as_ref()
+                .is_some_and(|one| one.ask || one.grant || one.credit || one.say_ended && one.stage == Stage::Open)
         })?;
         let connection = self.get(slot)?;
         let (what, flags) = if std::mem::take(&mut connection.ask) {
             (operation::REQUEST, 0)
+        } else if std::mem::take(&mut connection.grant) {
+            (operation::RESPONSE, 0)
         } else if std::mem::take(&mut connection.credit) {
             (operation::CREDIT, 0)
         } else {

@@ -1,9 +1,10 @@
 //! The socket device (virtio 1.2, section 5.10): streams between programs of the host and of the guest.
 //!
 //! A program of the host connects to the partition's Unix socket, writes `CONNECT PORT` and a line feed, and reads
-//! `OK HOSTPORT` and a line feed when the guest listens on that port; then it has the stream. A guest cannot connect to
-//! the host: what it asks for is reset.
+//! `OK HOSTPORT` and a line feed when the guest listens on that port; then it has the stream. What the guest asks for is
+//! connected by whoever wrote `SERVE` and a line feed instead, see [`frame::vsock`]; without one it is refused.
 
+mod broker;
 pub mod connections;
 pub mod packet;
 pub mod streams;

@@ -1,14 +1,16 @@
 //! The device's thread: the sockets of the host's programs, and the guest's queues.
 
+use super::broker::{Broker, Said};
 use super::connections::{Connections, Greeted, MOST_CONNECTIONS, Received, Stage};
 use super::packet::{HEADER, Header};
 use crate::devices::pci::freeze::Fault;
 use crate::devices::virtio::ring::{Chain, Ring};
 use crate::devices::virtio::worker::{Served, Service};
+use frame::vsock::{Call, MOST_CALLS};
 use rustix::event::epoll::{self, EventFlags};
 use rustix::io::Errno;
-use rustix::net::{SendFlags, Shutdown, SocketFlags};
-use std::io;
+use rustix::net::{RecvAncillaryBuffer, RecvFlags, SendFlags, Shutdown, SocketFlags};
+use std::io::{self, IoSliceMut};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 const RECEIVING: usize = 0;
@@ -19,8 +21,12 @@ const PACKET: usize = 64 << 10;
 const TURN: usize = 128;
 /// The listening socket among the events; others are slots.
 const LISTENER: u64 = u64::MAX;
+/// Whoever connects for the guest, likewise.
+const BROKER: u64 = LISTENER - 1;
 /// Events that are taken at once.
 const EVENTS: usize = 16;
+/// Nothing waits, whatever sort of socket somebody passed.
+const NOW: SendFlags = SendFlags::NOSIGNAL.union(SendFlags::DONTWAIT);
 
 /// The socket of one program of the host.
 #[derive(Debug)]
@@ -46,6 +52,7 @@ pub struct Streams {
     poll: OwnedFd,
     connections: Connections,
     streams: Vec<Option<Stream>>,
+    broker: Option<Broker>,
     listening: bool,
     /// The guest has no buffers for what is sent to it.
     starved: bool,
@@ -66,7 +73,7 @@ impl Streams {
         epoll::add(&poll, &listener, epoll::EventData::new_u64(LISTENER), EventFlags::IN)?;
         let streams = (0..MOST_CONNECTIONS).map(|_| None).collect();
         let (connections, buffer) = (Connections::new(cid), vec![0; PACKET]);
-        Ok(Self { listener, poll, connections, streams, listening: true, starved: false, buffer })
+        Ok(Self { listener, poll, connections, streams, broker: None, listening: true, starved: false, buffer })
     }
 
     fn accept(&mut self) {
@@ -75,15 +82,66 @@ impl Streams {
             // Without descriptors or memory left, the next one tries again.
             let Ok(socket) = rustix::net::accept_with(&self.listener, flags) else { return };
             let Some(slot) = self.connections.accept() else { return };
-            let data = epoll::EventData::new_u64(slot as u64);
-            if epoll::add(&self.poll, &socket, data, EventFlags::IN).is_err() {
-                self.connections.close(slot);
-                return;
-            }
-            let awaited = Some(EventFlags::IN);
-            let stream = Stream { socket, readable: false, full: false, hung: false, shut: false, awaited };
-            if let Some(place) = self.streams.get_mut(slot) {
-                *place = Some(stream);
+            self.put(slot, socket);
+        }
+    }
+
+    /// The socket of a connection.
+    fn put(&mut self, slot: usize, socket: OwnedFd) {
+        self.forget(slot);
+        let data = epoll::EventData::new_u64(slot as u64);
+        if epoll::add(&self.poll, &socket, data, EventFlags::IN).is_err() {
+            self.connections.close(slot);
+            return;
+        }
+        let awaited = Some(EventFlags::IN);
+        let stream = Stream { socket, readable: false, full: false, hung: false, shut: false, awaited };
+        if let Some(place) = self.streams.get_mut(slot) {
+            *place = Some(stream);
+        }
+    }
+
+    /// The program in a slot takes the guest's calls from here on. An earlier one no longer does: a manager that was
+    /// replaced may not know that yet.
+    fn served_by(&mut self, slot: usize) {
+        self.connections.close(slot);
+        let Some(stream) = self.streams.get_mut(slot).and_then(Option::take) else { return };
+        self.broker = None;
+        self.connections.serve(false);
+        if epoll::modify(&self.poll, &stream.socket, epoll::EventData::new_u64(BROKER), EventFlags::IN).is_ok() {
+            self.broker = Some(Broker(stream.socket));
+            self.connections.serve(true);
+        }
+    }
+
+    /// Has somebody connect for the guest.
+    fn call(&mut self, slot: usize, call: Call) {
+        self.forget(slot);
+        if !self.broker.as_ref().is_some_and(|broker| broker.ask(call)) {
+            self.close(slot);
+        }
+    }
+
+    /// Hears what became of the guest's calls.
+    fn hear(&mut self) {
+        for _ in 0..=MOST_CALLS {
+            let Some(broker) = &self.broker else { return };
+            match broker.hear() {
+                Said::Answer(id, Some(socket)) => {
+                    if let Some(slot) = self.connections.connected(id) {
+                        self.put(slot, socket);
+                    }
+                }
+                Said::Answer(id, None) => {
+                    if let Some(slot) = self.connections.calling(id) {
+                        self.close(slot);
+                    }
+                }
+                Said::Nothing => return,
+                Said::Gone => {
+                    self.broker = None;
+                    self.connections.serve(false);
+                }
             }
         }
     }
@@ -109,10 +167,11 @@ impl Streams {
         loop {
             let Some(stream) = self.stream(slot) else { return };
             let mut byte = [0];
-            match rustix::io::read(&stream.socket, &mut byte) {
+            match read(&stream.socket, &mut byte) {
                 Ok(1..) => match self.connections.greet(slot, byte[0]) {
                     Greeted::More => {}
                     Greeted::Asked => return,
+                    Greeted::Serves => return self.served_by(slot),
                     Greeted::Wrong => return self.close(slot),
                 },
                 Err(Errno::INTR) => {}
@@ -141,11 +200,13 @@ impl Streams {
             if first.is_empty() || stream.full {
                 return;
             }
-            match rustix::net::send(&stream.socket, first, SendFlags::NOSIGNAL) {
+            match rustix::net::send(&stream.socket, first, NOW) {
                 Ok(count) => connection.took(count),
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => stream.full = true,
-                Err(_) => return self.close(slot),
+                Err(_) if connection.is_ended() => return self.close(slot),
+                // It may have said something before it went.
+                Err(_) => connection.deafen(),
             }
         }
     }
@@ -174,14 +235,15 @@ impl Streams {
                 Received::Nothing => {}
                 Received::Opened(slot) => {
                     let line = self.connections.granted(slot).unwrap_or_default();
-                    let told = self.stream(slot).map(|one| {
-                        rustix::net::send(&one.socket, line.as_bytes(), SendFlags::NOSIGNAL) == Ok(line.len())
-                    });
+                    let told = self
+                        .stream(slot)
+                        .map(|one| rustix::net::send(&one.socket, line.as_bytes(), NOW) == Ok(line.len()));
                     // Nothing was sent on it before: there is room.
                     if told != Some(true) {
                         self.close(slot);
                     }
                 }
+                Received::Called(slot, call) => self.call(slot, call),
                 Received::Changed(slot) => self.pass(slot),
                 Received::Gone(slot) => self.forget(slot),
             }
@@ -229,7 +291,7 @@ impl Streams {
             let Some(stream) = self.streams.get_mut(slot).and_then(Option::as_mut) else { continue };
             let count = (room as usize).min(credit as usize);
             let outcome = match self.buffer.get_mut(..count).filter(|_| turn < TURN) {
-                Some(into) => rustix::io::read(&stream.socket, into),
+                Some(into) => read(&stream.socket, into),
                 // Others have their turn; epoll says again that it can be read.
                 None => Err(Errno::AGAIN),
             };
@@ -306,6 +368,13 @@ impl Streams {
     }
 }
 
+/// What a socket has to say now.
+fn read(socket: &OwnedFd, into: &mut [u8]) -> rustix::io::Result<usize> {
+    let mut beside = RecvAncillaryBuffer::default();
+    let received = rustix::net::recvmsg(socket, &mut [IoSliceMut::new(into)], &mut beside, RecvFlags::DONTWAIT)?;
+    Ok(received.bytes)
+}
+
 impl Service for Streams {
     fn serve(&mut self, rings: &mut [Option<Ring>], queue: usize) -> Result<Served, Fault> {
         match queue {
@@ -331,6 +400,7 @@ impl Service for Streams {
         for event in &events {
             match event.data.u64() {
                 LISTENER => self.accept(),
+                BROKER => self.hear(),
                 slot => self.happened(slot as usize, event.flags),
             }
         }

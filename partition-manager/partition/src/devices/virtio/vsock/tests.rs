@@ -1,14 +1,17 @@
 //! The device, driven through its queues as a guest drives it, by programs of the host on a Unix socket; and the
 //! connections alone, with whatever a guest may send.
 
-use super::connections::{Connections, Greeted, MOST_CONNECTIONS, ROOM, Received};
+use super::connections::{Connections, Greeted, MOST_CONNECTIONS, ROOM, Received, Stage};
 use super::packet::{HEADER, HOST, Header, NO_RECEIVE, NO_SEND, operation};
 use super::streams::Streams;
 use super::*;
 use crate::devices::pci::freeze::Fault;
 use crate::devices::virtio::testing::Driver;
+use frame::vsock::{Answer, Call, MOST_CALLS, RECORD, SERVE};
 use proptest::prelude::*;
+use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Read, Write};
+use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Arc;
 use std::time::Duration;
@@ -62,6 +65,31 @@ impl Bench {
         self.driver.wait(1);
     }
 
+    /// Sends back what comes, as far as the device has room for it, until the host's program ends.
+    fn echo(&mut self, request: &Header) {
+        let (mut kept, mut passed, mut ended) = (VecDeque::new(), 0u32, false);
+        while !ended || !kept.is_empty() {
+            let (header, data) = self.receive();
+            match header.operation {
+                operation::DATA => kept.extend(data),
+                operation::CREDIT => {}
+                operation::SHUTDOWN => {
+                    assert_eq!(header.flags, NO_SEND);
+                    ended = true;
+                }
+                other => panic!("operation {other}"),
+            }
+            let room = header.passed.wrapping_add(header.room).wrapping_sub(passed) as usize;
+            let due: Vec<u8> = kept.drain(..room.min(kept.len())).collect();
+            for data in due.chunks(PACKET) {
+                passed += data.len() as u32;
+                let back = Header { bytes: data.len() as u32, passed, ..answer(request, operation::DATA) };
+                self.send(back, data);
+            }
+        }
+        self.send(Header { flags: NO_SEND | NO_RECEIVE, passed, ..answer(request, operation::SHUTDOWN) }, &[]);
+    }
+
     /// A program of the host has its stream with the guest: the request that the guest saw.
     fn open(&mut self) -> (UnixStream, Header) {
         let mut stream = self.connect();
@@ -105,21 +133,7 @@ fn a_program_of_the_host_has_its_bytes_echoed() {
         (&stream).read_to_end(&mut echoed).unwrap();
         echoed
     });
-    let mut passed = 0;
-    loop {
-        let (header, data) = bench.receive();
-        match header.operation {
-            operation::DATA => {
-                passed += data.len() as u32;
-                let echo = Header { bytes: header.bytes, passed, ..answer(&request, operation::DATA) };
-                bench.send(echo, &data);
-            }
-            operation::CREDIT => {}
-            operation::SHUTDOWN => break assert_eq!(header.flags, NO_SEND),
-            other => panic!("operation {other}"),
-        }
-    }
-    bench.send(Header { flags: NO_SEND | NO_RECEIVE, passed, ..answer(&request, operation::SHUTDOWN) }, &[]);
+    bench.echo(&request);
     write.join().unwrap();
     assert!(read.join().unwrap() == expected, "what came back is something else");
     // The end of the connection.
@@ -192,18 +206,121 @@ fn packets_that_contradict_themselves_freeze_the_device() {
 }
 
 #[test]
-fn connections_are_bounded_and_a_guest_cannot_open_one() {
+fn connections_are_bounded_and_silent_programs_give_way() {
     let mut connections = Connections::new(CID);
-    for _ in 0..MOST_CONNECTIONS {
-        assert!(connections.accept().is_some());
+    for slot in 0..MOST_CONNECTIONS {
+        assert_eq!(connections.accept(), Some(slot));
     }
+    assert!(connections.has_room());
+    // All are silent: the first gives way, then the second.
+    assert_eq!((connections.accept(), connections.accept()), (Some(0), Some(1)));
+    for slot in 0..MOST_CONNECTIONS {
+        let said = b"CONNECT 5\n".iter().map(|byte| connections.greet(slot, *byte)).last();
+        assert_eq!(said, Some(Greeted::Asked));
+    }
+    assert!(!connections.has_room());
     assert_eq!(connections.accept(), None);
     let request = Header { destination_port: 5, ..answer(&Header::default(), operation::REQUEST) };
     for _ in 0..1000 {
         assert_eq!(connections.receive(&request, &[]), Received::Nothing);
     }
-    let resets = std::iter::from_fn(|| connections.due()).inspect(|one| assert_eq!(one.operation, operation::RESET));
-    assert_eq!(resets.count(), 64);
+    let due = std::iter::from_fn(|| connections.due()).filter(|one| one.operation == operation::RESET);
+    assert_eq!(due.count(), 64);
+}
+
+#[test]
+fn a_guest_calls_the_host_as_long_as_somebody_connects_for_it() {
+    let mut connections = Connections::new(CID);
+    let call =
+        |port| Header { source_port: port, destination_port: 5, ..answer(&Header::default(), operation::REQUEST) };
+    let due = |connections: &mut Connections| connections.due().map(|one| (one.operation, one.destination_port));
+    assert_eq!(connections.receive(&call(1), &[]), Received::Nothing);
+    assert_eq!(due(&mut connections), Some((operation::RESET, 1)));
+    connections.serve(true);
+    let calls: Vec<(usize, Call)> = (1..=MOST_CALLS as u32)
+        .map(|port| match connections.receive(&call(port), &[]) {
+            Received::Called(slot, call) => (slot, call),
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert!(calls.iter().all(|(_, call)| call.port == 5));
+    // One too many, and one twice, which ends that one.
+    assert_eq!(connections.receive(&call(99), &[]), Received::Nothing);
+    assert_eq!(due(&mut connections), Some((operation::RESET, 99)));
+    assert_eq!(connections.receive(&call(2), &[]), Received::Gone(1));
+    assert_eq!(due(&mut connections), Some((operation::RESET, 2)));
+    assert_eq!(connections.connected(calls[1].1.id), None);
+    assert_eq!(connections.connected(calls[0].1.id), Some(0));
+    assert_eq!(connections.connected(calls[0].1.id), None);
+    assert_eq!(due(&mut connections), Some((operation::RESPONSE, 1)));
+    // Nobody is left: what waits is refused, what stands stays.
+    connections.serve(false);
+    let refused: Vec<_> = std::iter::from_fn(|| due(&mut connections)).collect();
+    assert_eq!(refused.len(), MOST_CALLS - 2);
+    assert!(refused.iter().all(|(what, _)| *what == operation::RESET));
+    assert!(connections.get(0).is_some_and(|one| one.stage() == Stage::Open));
+}
+
+#[test]
+fn a_call_is_connected_or_refused() {
+    let mut bench = bench();
+    let mut broker = bench.connect();
+    broker.write_all(SERVE).unwrap();
+    let mut call = [0; RECORD];
+    let called =
+        |port| Header { source_port: 50, destination_port: port, ..answer(&Header::default(), operation::REQUEST) };
+    // Who came before is heard before.
+    let _other = bench.open();
+    bench.send(Header { room: 1 << 20, ..called(7) }, &[]);
+    broker.read_exact(&mut call).unwrap();
+    let asked = Call::parse(call);
+    assert_eq!(asked.port, 7);
+    broker.write_all(&Answer { id: asked.id, error: 111 }.bytes()).unwrap();
+    let (header, _) = bench.receive();
+    assert_eq!((header.operation, header.source_port, header.destination_port), (operation::RESET, 7, 50));
+    bench.send(called(8), &[]);
+    broker.read_exact(&mut call).unwrap();
+    let (mut program, socket) = UnixStream::pair().unwrap();
+    let granted = Answer { id: Call::parse(call).id, error: 0 }.bytes();
+    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut beside = rustix::net::SendAncillaryBuffer::new(&mut space);
+    let sockets = [socket.as_fd()];
+    beside.push(rustix::net::SendAncillaryMessage::ScmRights(&sockets));
+    let flags = rustix::net::SendFlags::empty();
+    rustix::net::sendmsg(&broker, &[std::io::IoSlice::new(&granted)], &mut beside, flags).unwrap();
+    drop(socket);
+    program.write_all(b"what the program says first").unwrap();
+    let (response, _) = bench.receive();
+    assert_eq!(response.operation, operation::RESPONSE);
+    assert_eq!(bench.receive().1, b"what the program says first");
+    bench.send(Header { bytes: 2, ..answer(&response, operation::DATA) }, b"hi");
+    let mut read = [0; 2];
+    program.read_exact(&mut read).unwrap();
+    assert_eq!(&read, b"hi");
+    // Without a broker calls are refused, and the stream goes on.
+    drop(broker);
+    loop {
+        bench.send(called(9), &[]);
+        let (header, _) = bench.receive();
+        if header.operation == operation::RESET {
+            break;
+        }
+    }
+    program.write_all(b"more").unwrap();
+    assert_eq!(bench.receive().1, b"more");
+}
+
+#[test]
+fn a_program_that_said_something_and_went_is_heard() {
+    let mut bench = bench();
+    let (mut stream, request) = bench.open();
+    stream.write_all(b"last words").unwrap();
+    drop(stream);
+    // What the guest says meanwhile reaches nobody.
+    bench.send(Header { bytes: 2, ..answer(&request, operation::DATA) }, b"hi");
+    bench.send(Header { bytes: 2, ..answer(&request, operation::DATA) }, b"hi");
+    let (header, data) = bench.receive();
+    assert_eq!((header.operation, data.as_slice()), (operation::DATA, b"last words".as_slice()));
 }
 
 proptest! {
