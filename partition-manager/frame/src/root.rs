@@ -169,6 +169,14 @@ impl Root {
         self.partitions().join(format!("{partition}{VSOCK}_{port}"))
     }
 
+    /// Whether a path is that of a [`Root::vsock_port`]: a program's that is no business of the frame, but stands among
+    /// the frame's own.
+    #[must_use]
+    pub fn is_vsock_port(path: &Path) -> bool {
+        let port = path.file_name().and_then(|name| name.to_str()?.split_once(VSOCK)?.1.strip_prefix('_'));
+        port.is_some_and(|port| !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit()))
+    }
+
     /// The sockets that the frame has whatever partitions it has.
     #[must_use]
     pub fn sockets(&self) -> [PathBuf; 4] {
@@ -199,6 +207,16 @@ impl Root {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ports_of_the_host_are_told_from_the_frames_own_sockets() {
+        let (root, name) = (Root::under(Path::new("/r")), Name::new("a").unwrap());
+        assert_eq!(root.vsock_port(&name, 7), Path::new("/r/run/p/a.vsock_7"));
+        assert!(Root::is_vsock_port(&root.vsock_port(&name, u32::MAX)));
+        for own in [root.vsock(&name), root.partition_socket(&name), root.partitions().join("a.vsock_x")] {
+            assert!(!Root::is_vsock_port(&own), "{}", own.display());
+        }
+    }
 
     #[test]
     fn places_follow_the_user() {

@@ -1,9 +1,11 @@
 //! Sockets that somebody holds, found by where they are bound (`proc(5)`, `/proc/net/unix`).
 
+use frame::root::Root;
 use std::collections::BTreeSet;
 use std::path::Path;
 
-/// The sockets bound below `directory` that a process holds, as `/proc/pid/fd` names them.
+/// The sockets bound below `directory` that a process holds, as `/proc/pid/fd` names them; not those of programs that
+/// guests call, which are nobody's to end here.
 #[must_use]
 pub fn held_below(directory: &Path) -> BTreeSet<String> {
     let table = std::fs::read("/proc/net/unix").unwrap_or_default();
@@ -29,7 +31,8 @@ fn below(table: &str, directory: &Path) -> BTreeSet<String> {
             (inode, rest) = trimmed.split_at(end);
         }
         let path = rest.strip_prefix(' ')?;
-        Path::new(path).starts_with(directory).then(|| format!("socket:[{inode}]"))
+        let is_ours = Path::new(path).starts_with(directory) && !Root::is_vsock_port(Path::new(path));
+        is_ours.then(|| format!("socket:[{inode}]"))
     };
     table.lines().skip(1).filter_map(entry).collect()
 }
@@ -44,6 +47,7 @@ mod tests {
             0000: 00000002 00000000 00010000 0001 01    11 /r a/run/manager.sock\n\
             0000: 00000002 00000000 00010000 0005 01 12 /r a/run/p/alpha\n\
             0000: 00000002 00000000 00010000 0001 01 13 /r a/runner/x\n\
+            0000: 00000002 00000000 00010000 0001 01 15 /r a/run/p/alpha.vsock_7\n\
             0000: 00000003 00000000 00000000 0001 03 14\n";
         let found = below(table, Path::new("/r a/run"));
         assert_eq!(found, BTreeSet::from(["socket:[11]".into(), "socket:[12]".into()]));

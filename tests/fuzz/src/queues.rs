@@ -51,7 +51,7 @@ pub fn disk_queue(bytes: &[u8]) {
             made.map(|disk| disk.unwrap_or_else(|error| panic!("no disk: {error}")))
         });
         let [sync, auto] = disks;
-        serve(if bytes.len().is_multiple_of(2) { sync } else { auto }, 0, bytes, &mut |_| {});
+        serve(if bytes.len().is_multiple_of(2) { sync } else { auto }, &[0], bytes, &mut |_| {});
     });
 }
 
@@ -80,7 +80,7 @@ pub fn network_queue(bytes: &[u8]) {
             look(far);
             arrive(far, bytes);
         };
-        serve(adapter, usize::from(queue % (PAIRS * 2 + 1)), bytes, &mut outside);
+        serve(adapter, &[usize::from(queue % (PAIRS * 2 + 1))], bytes, &mut outside);
     });
 }
 
@@ -141,24 +141,30 @@ fn arrive(far: &[UnixDatagram], bytes: &mut Bytes<'_>) {
 
 /// The queue of the entropy device.
 pub fn entropy_queue(bytes: &[u8]) {
-    serve(&mut Source, 0, bytes, &mut |_| {});
+    serve(&mut Source, &[0], bytes, &mut |_| {});
 }
 
 /// What happens between two kicks of a queue.
-type Outside<'a> = &'a mut dyn FnMut(&mut Bytes<'_>);
+pub(crate) type Outside<'a> = &'a mut dyn FnMut(&mut Bytes<'_>);
 
-/// Runs a device over a memory and a queue that `bytes` make.
-fn serve(service: &mut dyn Service, queue: usize, bytes: &[u8], outside: Outside<'_>) {
+/// Runs a device over a memory and `queues` that `bytes` make; several have the same rings.
+pub(crate) fn serve(service: &mut dyn Service, queues: &[usize], bytes: &[u8], outside: Outside<'_>) {
     MEMORY_OF_ALL.with_borrow_mut(|memory| {
         let memory = memory.get_or_insert_with(|| {
             GuestMemoryMmap::from_ranges(&[(GuestAddress(0), MEMORY)])
                 .unwrap_or_else(|error| panic!("no memory: {error}"))
         });
-        run(service, queue, memory, Bytes::new(bytes), outside);
+        run(service, queues, memory, Bytes::new(bytes), outside);
     });
 }
 
-fn run(service: &mut dyn Service, place: usize, memory: &GuestMemoryMmap, mut bytes: Bytes<'_>, outside: Outside<'_>) {
+fn run(
+    service: &mut dyn Service,
+    places: &[usize],
+    memory: &GuestMemoryMmap,
+    mut bytes: Bytes<'_>,
+    outside: Outside<'_>,
+) {
     let features = bytes.long();
     let (next_available, next_used) = (bytes.half(), bytes.half());
     let shape = bytes.byte();
@@ -204,18 +210,23 @@ fn run(service: &mut dyn Service, place: usize, memory: &GuestMemoryMmap, mut by
     put(AVAILABLE + 2, &index.to_le_bytes());
     let buffers = usize::from(bytes.byte()) * 4;
     put(BUFFERS, bytes.some(buffers));
-    let Ok(queue) = Queue::try_from(state) else { return };
-    let Ok(ring) = Ring::new(place as u16, queue, memory.clone(), interrupter(place + 1, Nowhere)) else { return };
-    let mut rings: Vec<Option<Ring>> = (0..place).map(|_| None).chain([Some(ring)]).collect();
+    let mut rings: Vec<Option<Ring>> = (0..=places.iter().copied().max().unwrap_or(0)).map(|_| None).collect();
+    for &place in places {
+        let Ok(queue) = Queue::try_from(state) else { return };
+        let Ok(ring) = Ring::new(place as u16, queue, memory.clone(), interrupter(place + 1, Nowhere)) else { return };
+        if let Some(one) = rings.get_mut(place) {
+            *one = Some(ring);
+        }
+    }
     if service.start(features, &mut rings).is_ok() {
-        kicks(service, place, &mut rings, memory, &mut bytes, outside);
+        kicks(service, places, &mut rings, memory, &mut bytes, outside);
     }
     service.stop();
 }
 
 fn kicks(
     service: &mut dyn Service,
-    place: usize,
+    places: &[usize],
     rings: &mut [Option<Ring>],
     memory: &GuestMemoryMmap,
     bytes: &mut Bytes<'_>,
@@ -223,7 +234,7 @@ fn kicks(
 ) {
     for _ in 0..KICKS {
         // A fault freezes the device: it is not asked again.
-        if service.serve(rings, place).is_err() || bytes.is_empty() {
+        if places.iter().any(|place| service.serve(rings, *place).is_err()) || bytes.is_empty() {
             return;
         }
         outside(bytes);

@@ -50,6 +50,11 @@ fn network_queues_survive() {
 }
 
 #[test]
+fn socket_queues_survive() {
+    run(fuzz_targets::socket_queues);
+}
+
+#[test]
 fn configuration_space_survives() {
     run(fuzz_targets::configuration);
 }
