@@ -116,6 +116,25 @@ pub struct Partition {
     /// Its socket device, if it has one.
     #[serde(default)]
     pub vsock: Option<Vsock>,
+    /// Its console device, if it has one.
+    #[serde(default)]
+    pub console: Option<Console>,
+}
+
+/// A console device: the partition's second terminal, and ports by which programs of the host and of the guest talk.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Console {
+    /// Names of the ports besides the terminal, in the order of the file.
+    pub ports: Vec<Name>,
+}
+
+impl Console {
+    /// The names of all its ports, in the order of their numbers: first the terminal's.
+    #[must_use]
+    pub fn names(&self) -> Vec<Name> {
+        let terminal = Name::new(crate::device::TERMINAL).ok();
+        terminal.into_iter().chain(self.ports.iter().cloned()).collect()
+    }
 }
 
 /// A socket device: streams between programs of the host and of the guest.

@@ -37,6 +37,14 @@ pub const WATCHDOG_SLOT: u8 = 2;
 pub const VSOCK: &str = "vsock";
 /// Slot of the socket device.
 pub const VSOCK_SLOT: u8 = 3;
+/// Name of the console device.
+pub const CONSOLE: &str = "console";
+/// Slot of the console device.
+pub const CONSOLE_SLOT: u8 = 4;
+/// Name of the console device's first port, the second terminal: Linux's for it.
+pub const TERMINAL: &str = "hvc0";
+/// Most ports of a console device besides its terminal.
+pub const MOST_PORTS: usize = 7;
 /// Least and largest context identifier of a guest (virtio 1.2, section 5.10.4: 0 to 2 and the largest are reserved).
 pub const CIDS: std::ops::RangeInclusive<u32> = 3..=u32::MAX - 1;
 /// First slot of what has none of its own; those below are for devices of which there is one.
@@ -67,6 +75,9 @@ pub enum DeviceKind {
     /// Streams between programs of the host and of the guest, which has this context identifier, in [`CIDS`]. One
     /// descriptor: a Unix socket that listens for the host's programs.
     Vsock(u32),
+    /// A terminal and ports, of these names: [`TERMINAL`] is the first. One descriptor for each: a Unix socket that
+    /// listens for the host's programs.
+    Console(Vec<Name>),
 }
 
 /// Most threads that a device has: its own, and those of the host's kernel that wait in its place (io_uring(7)).
@@ -145,10 +156,11 @@ impl NetworkSpec {
 impl DeviceKind {
     /// How many descriptors go with the device.
     #[must_use]
-    pub const fn descriptors(&self) -> usize {
+    pub fn descriptors(&self) -> usize {
         match self {
             Self::Entropy => 0,
             Self::Disk(_) | Self::Vsock(_) => 1,
+            Self::Console(ports) => ports.len(),
             Self::Network(network) => network.queues as usize * network.taps(),
         }
     }
@@ -225,6 +237,9 @@ pub fn of(
     if let (Some(cid), Ok(name)) = (partition.cid(), Name::new(VSOCK)) {
         devices.push(DeviceSpec { name, slot: VSOCK_SLOT, kind: DeviceKind::Vsock(cid) });
     }
+    if let (Some(console), Ok(name)) = (&partition.console, Name::new(CONSOLE)) {
+        devices.push(DeviceSpec { name, slot: CONSOLE_SLOT, kind: DeviceKind::Console(console.names()) });
+    }
     Ok(devices)
 }
 
@@ -294,6 +309,18 @@ impl DeviceKind {
             Self::Entropy => Ok(()),
             Self::Vsock(cid) if CIDS.contains(cid) => Ok(()),
             Self::Vsock(_) => Err("its context identifier is reserved"),
+            Self::Console(ports) => {
+                if ports.first().map(Name::as_str) != Some(TERMINAL) {
+                    return Err("its first port is the terminal, hvc0");
+                }
+                if ports.len() > 1 + MOST_PORTS {
+                    return Err("it has at most 7 ports besides its terminal");
+                }
+                if ports.iter().enumerate().any(|(at, name)| ports.iter().take(at).any(|before| before == name)) {
+                    return Err("two of its ports have one name");
+                }
+                Ok(())
+            }
             Self::Disk(disk) => {
                 if disk.serial.len() > LONGEST_SERIAL || !disk.serial.bytes().all(|byte| byte.is_ascii_graphic()) {
                     return Err("its serial number is longer than 20 bytes or not of printable ASCII");

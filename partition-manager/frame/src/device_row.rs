@@ -18,7 +18,7 @@ pub struct DeviceRow {
     pub partition: Name,
     /// The device.
     pub device: Name,
-    /// What it is: `disk`, `network`, `vsock` or `entropy`.
+    /// What it is: `disk`, `network`, `vsock`, `console` or `entropy`.
     pub kind: String,
     /// Its PCI slot.
     pub slot: u8,
@@ -44,6 +44,7 @@ pub fn rows(spec: &LaunchSpec, statuses: &[DeviceStatus]) -> Vec<DeviceRow> {
             DeviceKind::Disk(_) => "disk",
             DeviceKind::Network(_) => "network",
             DeviceKind::Vsock(_) => "vsock",
+            DeviceKind::Console(_) => "console",
         };
         DeviceRow {
             partition: spec.name.clone(),

@@ -4,7 +4,7 @@
 //! cannot express. Where the two must agree, a test holds them together.
 
 use crate::cpuset::HIGHEST;
-use crate::device::{CIDS, FIRST_FREE_SLOT, LARGEST_VLAN, MOST_QUEUE_PAIRS, MOST_TAGGED};
+use crate::device::{CIDS, FIRST_FREE_SLOT, LARGEST_VLAN, MOST_PORTS, MOST_QUEUE_PAIRS, MOST_TAGGED};
 use crate::file::{MOST_DISKS, MOST_SWITCHES};
 use crate::launch::{MOST_MODULES, MOST_PROCESSORS};
 use crate::platform::PCI_SLOTS;
@@ -157,6 +157,17 @@ pub struct Settings {
     pub network: Option<Vec<Network>>,
     /// Streams between programs of the host and of the guest, by a Unix socket; none when left out.
     pub vsock: Option<Vsock>,
+    /// A second terminal, and ports by which programs of the host and of the guest talk; none when left out.
+    pub console: Option<Console>,
+}
+
+/// A console device.
+#[derive(Clone, Debug, JsonSchema)]
+#[schemars(deny_unknown_fields)]
+pub struct Console {
+    /// Names of its ports besides the terminal, which is hvc0: the guest sees them, and each has a Unix socket.
+    #[schemars(length(max = MOST_PORTS))]
+    pub ports: Option<Vec<Name>>,
 }
 
 /// A socket device.

@@ -352,7 +352,7 @@ impl LaunchSpec {
     pub fn networks(&self) -> impl Iterator<Item = &device::NetworkSpec> {
         self.devices.iter().filter_map(|device| match &device.kind {
             device::DeviceKind::Network(network) => Some(network),
-            device::DeviceKind::Entropy | device::DeviceKind::Disk(_) | device::DeviceKind::Vsock(_) => None,
+            _ => None,
         })
     }
 

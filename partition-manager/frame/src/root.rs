@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 pub const LONGEST_SOCKET_PATH: usize = 107;
 /// What follows a partition's name in that of its socket for programs of the host.
 pub const VSOCK: &str = ".vsock";
+/// What stands between a partition's name and a port's in that of the port's socket.
+pub const PORT: &str = ".port-";
 
 /// The directories of one frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -177,6 +179,19 @@ impl Root {
         port.is_some_and(|port| !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit()))
     }
 
+    /// Socket on which programs of the host have a port of a partition's console device.
+    #[must_use]
+    pub fn console_port(&self, partition: &Name, port: &Name) -> PathBuf {
+        self.partitions().join(format!("{partition}{PORT}{port}"))
+    }
+
+    /// The partition whose socket has this file name among [`Root::partitions`]; none where it is a program's own.
+    #[must_use]
+    pub fn partition_of(file: &str) -> Option<Name> {
+        let name = file.strip_suffix(VSOCK).or_else(|| Some(file.split_once(PORT)?.0)).unwrap_or(file);
+        Name::new(name).ok()
+    }
+
     /// The sockets that the frame has whatever partitions it has.
     #[must_use]
     pub fn sockets(&self) -> [PathBuf; 4] {
@@ -213,6 +228,12 @@ mod tests {
         let (root, name) = (Root::under(Path::new("/r")), Name::new("a").unwrap());
         assert_eq!(root.vsock_port(&name, 7), Path::new("/r/run/p/a.vsock_7"));
         assert!(Root::is_vsock_port(&root.vsock_port(&name, u32::MAX)));
+        let port = Name::new("agent").unwrap();
+        for own in [root.vsock(&name), root.partition_socket(&name), root.console_port(&name, &port)] {
+            let file = own.file_name().unwrap().to_str().unwrap();
+            assert_eq!(Root::partition_of(file), Some(name.clone()), "{file}");
+        }
+        assert_eq!(Root::partition_of("a.vsock_7"), None);
         for own in [root.vsock(&name), root.partition_socket(&name), root.partitions().join("a.vsock_x")] {
             assert!(!Root::is_vsock_port(&own), "{}", own.display());
         }

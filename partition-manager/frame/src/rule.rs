@@ -174,6 +174,10 @@ rules! {
         => "change one of the two, or leave mac out to be given one";
     Error DUPLICATE_CID "duplicate-cid": "partitions NAME and NAME have one context identifier"
         => "change vsock.cid of one of the two, or leave both out to be given one each";
+    Error DUPLICATE_PORT "duplicate-port": "the port name NAME is declared twice in one partition"
+        => "rename one of the two; the terminal of every console device is named hvc0";
+    Error TOO_MANY_PORTS "too-many-ports": "a console device has more than 7 ports besides its terminal"
+        => "declare fewer ports, or use the socket device: vsock = {}";
     Error POOL_MISSING "pool-missing": "partition NAME uses pool POOL, which is not declared"
         => "declare the pool with [[pool]], or name another";
     Error UNITS_EXCEEDED "units-exceeded": "pool POOL has HAS processing units, but the minimums of its partitions need SUM"

@@ -13,7 +13,7 @@ use crate::storm::Quarantine;
 use serde::{Deserialize, Serialize};
 
 /// Version of the messages.
-pub const VERSION: u16 = 6;
+pub const VERSION: u16 = 7;
 /// Largest packet, bytes: what a Unix socket takes at once with the kernel's usual send buffer of 208 KiB
 /// (`net.core.wmem_default`, `socket(7)`).
 pub const LARGEST_PACKET: usize = 200 * 1024;
@@ -273,7 +273,7 @@ mod tests {
     fn packets_survive_a_round_trip() {
         let packet = Packet::new(7, Request::Input(b"ls\n".to_vec()));
         let text = serde_json::to_string(&packet).unwrap();
-        assert_eq!(text, r#"{"version":6,"epoch":7,"message":{"input":[108,115,10]}}"#);
+        assert_eq!(text, r#"{"version":7,"epoch":7,"message":{"input":[108,115,10]}}"#);
         assert_eq!(serde_json::from_str::<Packet<Request>>(&text).unwrap(), packet);
     }
 }

@@ -155,6 +155,9 @@ pub enum Verb {
         /// The partition.
         #[command(flatten)]
         which: Which,
+        /// A port of its console device instead: "hvc0", its second terminal, or one that the frame file names.
+        #[arg(long, conflicts_with = "force", value_parser = |text: &str| Name::new(text))]
+        port: Option<Name>,
         /// Take the console over from whoever has it.
         #[arg(long)]
         force: bool,

@@ -47,7 +47,8 @@ fn run(Arguments { common, verb }: Arguments) -> Outcome {
         }
         Verb::Service { which, device } => verbs::service(&common, &which.name, &ServiceRequest { device }),
         Verb::Wait { which, state, timeout } => verbs::wait(&common, &which.name, state, timeout),
-        Verb::Console { which, force, history } => console::run(&common, &which.name, force, history),
+        Verb::Console { which, port: None, force, history } => console::run(&common, &which.name, force, history),
+        Verb::Console { which, port: Some(port), history, .. } => console::join(&common, &which.name, &port, history),
         Verb::Devices { name } => verbs::devices(&common, name.as_ref()),
         Verb::Interrupts { name } => verbs::interrupts(&common, name.as_ref()),
         Verb::Stat { name } => verbs::stat(&common, name.as_ref()),

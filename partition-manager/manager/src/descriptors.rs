@@ -1,6 +1,6 @@
 //! How many descriptors the manager may hold, and how many its frame needs.
 
-use frame::declare::{Frame, Partition};
+use frame::declare::{Console, Frame, Partition};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// What the manager holds of a partition besides its memory and its virtual processors: its process, the
@@ -24,7 +24,8 @@ pub fn needed(frame: &Frame, nodes: usize) -> u64 {
     let taps =
         |network: &frame::declare::Network| u64::from(network.queues).saturating_mul(1 + network.tagged.len() as u64);
     let taps = frame.partitions.iter().map(|partition| partition.networks.iter().map(taps).sum::<u64>());
-    let making = MAKING.saturating_add(taps.max().unwrap_or(0));
+    let ports = frame.partitions.iter().map(|partition| partition.console.iter().flat_map(Console::names).count());
+    let making = MAKING.saturating_add(taps.max().unwrap_or(0)).saturating_add(ports.max().unwrap_or(0) as u64);
     let partitions = frame.partitions.iter().map(each);
     partitions.fold(OWN + making, u64::saturating_add)
 }

@@ -16,6 +16,7 @@ use crate::probe;
 use crate::processors;
 use crate::ring0;
 use crate::state::State;
+use crate::terminal;
 use crate::vsock;
 use crate::watchdog::Watchdog;
 
@@ -106,6 +107,8 @@ pub fn perform(state: &mut State, command: Command) {
         Command::Receive(slot) => network::receive(slot, line),
         Command::Listen(slot, port) => vsock::listen(slot, port, line),
         Command::Call(slot, port) => vsock::call(slot, port, line),
+        Command::Say(slot, lines) => terminal::say(slot, lines, line),
+        Command::Echo(slot) => terminal::echo(slot, line),
         Command::Watchdog(milliseconds) => watch(state, milliseconds, line),
         Command::IgnoreNmi => {
             state.ignoring_nmi = true;

@@ -69,6 +69,10 @@ pub enum Command {
     Listen(u64, u64),
     /// The same with a stream to this port of the host.
     Call(u64, u64),
+    /// Write so many lines to the terminal of the console device in this slot.
+    Say(u64, u64),
+    /// Send back the next line that is typed there.
+    Echo(u64),
     /// Arm the watchdog with this time, milliseconds, and reload it at each beat; 0 disarms it.
     Watchdog(u64),
     /// Only count NMIs, even when hung.
@@ -153,7 +157,8 @@ pub const HELP: &str = "help info beats reset-beats off exit N reboot crash trip
                         dirty MIB digest storm N ipi N lateness N deny approve ignore-nmi ignore-button devices reset SLOT random SLOT \
                         disk-read SLOT SECTOR disk-write SLOT SECTOR disk-flush SLOT disk-discard SLOT SECTOR \
                         disk-zero SLOT SECTOR requests SLOT N misdrive SLOT MISDEED net-send SLOT N \
-                        net-forge SLOT N net-receive SLOT vsock-listen SLOT PORT vsock-call SLOT PORT watchdog MS";
+                        net-forge SLOT N net-receive SLOT vsock-listen SLOT PORT vsock-call SLOT PORT terminal-say SLOT N \
+                        terminal-echo SLOT watchdog MS";
 
 /// Reads a line: words between blanks.
 ///
@@ -197,6 +202,7 @@ fn build(word: &[u8], argument: Option<&[u8]>, second: Option<&[u8]>) -> Result<
         b"net-forge" => return Ok(Command::Forge(number()?, other()?)),
         b"vsock-listen" => return Ok(Command::Listen(number()?, other()?)),
         b"vsock-call" => return Ok(Command::Call(number()?, other()?)),
+        b"terminal-say" => return Ok(Command::Say(number()?, other()?)),
         b"misdrive" => {
             let misdeed = second.and_then(Misdeed::named).ok_or(Mistake::Argument)?;
             return Ok(Command::Misdrive(number()?, misdeed));
@@ -211,6 +217,7 @@ fn build(word: &[u8], argument: Option<&[u8]>, second: Option<&[u8]>) -> Result<
         b"reset" => return number().map(Command::Reset),
         b"random" => return number().map(Command::Random),
         b"net-receive" => return number().map(Command::Receive),
+        b"terminal-echo" => return number().map(Command::Echo),
         b"disk-flush" => return Ok(Command::Disk(Errand::Flush, number()?, 0)),
         b"exit" => return number().map(Command::Exit),
         b"exits" => return number().map(Command::Exits),
@@ -286,6 +293,6 @@ mod tests {
             assert_ne!(parse(word.as_bytes()), Err(Mistake::Unknown), "{word}");
             named += 1;
         }
-        assert_eq!(named, 39);
+        assert_eq!(named, 41);
     }
 }

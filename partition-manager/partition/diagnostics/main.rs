@@ -27,6 +27,7 @@ mod processors;
 mod ring0;
 mod start;
 mod state;
+mod terminal;
 mod virtio;
 mod vsock;
 mod watchdog;

@@ -1,5 +1,5 @@
-//! A driver of virtio devices on PCI: queue 0 of a device, and of a network adapter or socket device queue 1 too; one request at a time
-//! on each (virtio 1.2, sections 2.7, 4.1).
+//! A driver of virtio devices on PCI: queue 0 of a device, and of a network adapter, socket device or terminal queue 1
+//! too; one request at a time on each (virtio 1.2, sections 2.7, 4.1).
 
 use core::sync::atomic::{AtomicU16, Ordering::Acquire, Ordering::Release};
 
@@ -49,6 +49,8 @@ pub const NETWORK: u16 = 1;
 const MAC: u32 = 1 << 5;
 /// Type of a socket device.
 pub const SOCKET: u16 = 19;
+/// Type of a console device: its terminal is what is used of it.
+pub const TERMINAL: u16 = 3;
 /// How long a device has for a request, milliseconds.
 const PATIENCE: u64 = 10_000;
 
@@ -188,7 +190,11 @@ impl Device {
         self.set_status(ACKNOWLEDGE | DRIVER);
         write_register(self.common, 0);
         // Bits 24 and up are the transport's (section 6).
-        let wanted = if self.kind == NETWORK { MAC } else { 0x00ff_ffff };
+        let wanted = match self.kind {
+            NETWORK => MAC,
+            TERMINAL => 0,
+            _ => 0x00ff_ffff,
+        };
         let offered = read_register(self.common + 4) & wanted;
         for (select, features) in [(0, offered), (1, VERSION_1)] {
             write_register(self.common + 8, select);
@@ -200,7 +206,7 @@ impl Device {
         }
         memory::fill(RINGS + u64::from(self.slot) * PAGE, PAGE, 0);
         self.route();
-        for queue in 0..if matches!(self.kind, NETWORK | SOCKET) { 2 } else { 1 } {
+        for queue in 0..if matches!(self.kind, NETWORK | SOCKET | TERMINAL) { 2 } else { 1 } {
             self.set_up(queue, page + u64::from(queue) * PART)?;
         }
         self.set_status(ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK);

@@ -5,7 +5,7 @@ use crate::wait::DEADLINE;
 use anyhow::{Context, Result, bail};
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
-use std::process::{Child, ChildStdin, Stdio};
+use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Instant;
 
@@ -25,7 +25,18 @@ impl Console {
     /// # Errors
     /// When the command cannot be started.
     pub fn open(lpar: &Lpar, partition: &str) -> Result<Self> {
-        let mut command = lpar.command(["console", partition])?;
+        Self::begin(lpar.command(["console", partition])?)
+    }
+
+    /// Opens a port of the partition's console device.
+    ///
+    /// # Errors
+    /// When the command cannot be started.
+    pub fn port(lpar: &Lpar, partition: &str, port: &str) -> Result<Self> {
+        Self::begin(lpar.command(["console", partition, "--port", port])?)
+    }
+
+    fn begin(mut command: Command) -> Result<Self> {
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
         let input = child.stdin.take().context("no standard input")?;
         let mut stdout = child.stdout.take().context("no standard output")?;

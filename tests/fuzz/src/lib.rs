@@ -12,7 +12,7 @@ mod watchdog;
 pub use apic::{io_apic, local_apic};
 pub use pci::{configuration, msix_table};
 pub use queues::{disk_queue, entropy_queue, network_queue};
-pub use sockets::socket_queues;
+pub use sockets::{console_queues, socket_queues};
 pub use watchdog::watchdog;
 
 /// Takes bytes off the front of what is left; what is missing is zeros.

@@ -1,8 +1,10 @@
-//! The queues of the socket device, with programs of the host that come, say something and go.
+//! The queues of the socket and console devices, with programs of the host that come, say something and go.
 
 use crate::Bytes;
 use crate::queues::serve;
+use frame::name::Name;
 use frame::vsock::{Answer, Call, RECORD, SERVE};
+use partition::devices::virtio::console::ports::Ports;
 use partition::devices::virtio::vsock::streams::Streams;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use std::cell::RefCell;
@@ -21,8 +23,50 @@ struct Reached {
     address: SocketAddrUnix,
 }
 
+/// The console device, and where programs of the host find its ports.
+struct Joined {
+    ports: Ports,
+    addresses: Vec<SocketAddrUnix>,
+}
+
+/// The console device's ports; the first is its terminal.
+const PORTS: [&str; 2] = ["hvc0", "agent"];
+
 thread_local! {
     static DEVICE: RefCell<Option<Reached>> = const { RefCell::new(None) };
+    static CONSOLE: RefCell<Option<Joined>> = const { RefCell::new(None) };
+}
+
+/// The queues of the console device: one of them, those of its terminal, or all.
+pub fn console_queues(bytes: &[u8]) {
+    CONSOLE.with_borrow_mut(|device| {
+        let device = device.get_or_insert_with(|| joined().unwrap_or_else(|error| panic!("no device: {error}")));
+        let Joined { ports, addresses } = device;
+        let mut programs: Vec<UnixStream> = vec![];
+        let (queues, bytes) = bytes.split_first().unwrap_or((&0, &[]));
+        let all: Vec<usize> = (0..6).collect();
+        let queues = match queues % 8 {
+            6 => all.get(..2),
+            7 => Some(&all[..]),
+            one => all.get(usize::from(one)..=usize::from(one)),
+        };
+        let mut outside = |bytes: &mut Bytes<'_>| {
+            let address = addresses.get(usize::from(bytes.byte()) % PORTS.len());
+            address.into_iter().for_each(|address| act(address, &mut programs, bytes));
+        };
+        serve(ports, queues.unwrap_or_default(), bytes, &mut outside);
+    });
+}
+
+fn joined() -> io::Result<Joined> {
+    let (mut names, mut listeners, mut addresses) = (vec![], vec![], vec![]);
+    for name in PORTS {
+        let (listener, address) = listener(name)?;
+        listeners.push(listener);
+        addresses.push(address);
+        names.push(Name::new(name).map_err(io::Error::other)?);
+    }
+    Ok(Joined { ports: Ports::new(&names, listeners)?, addresses })
 }
 
 /// The queues of the socket device: one, the other, or both.
@@ -46,12 +90,17 @@ fn socket() -> io::Result<OwnedFd> {
     Ok(rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?)
 }
 
-fn reached() -> io::Result<Reached> {
+fn listener(name: &str) -> io::Result<(OwnedFd, SocketAddrUnix)> {
     let thread = rustix::thread::gettid().as_raw_nonzero();
-    let address = SocketAddrUnix::new_abstract_name(format!("bulkhead-fuzz-{thread}").as_bytes())?;
+    let address = SocketAddrUnix::new_abstract_name(format!("bulkhead-fuzz-{thread}-{name}").as_bytes())?;
     let listener = socket()?;
     rustix::net::bind(&listener, &address)?;
     rustix::net::listen(&listener, 16)?;
+    Ok((listener, address))
+}
+
+fn reached() -> io::Result<Reached> {
+    let (listener, address) = listener("vsock")?;
     Ok(Reached { streams: Streams::new(CID, listener)?, address })
 }
 

@@ -55,6 +55,11 @@ fn socket_queues_survive() {
 }
 
 #[test]
+fn console_queues_survive() {
+    run(fuzz_targets::console_queues);
+}
+
+#[test]
 fn configuration_space_survives() {
     run(fuzz_targets::configuration);
 }

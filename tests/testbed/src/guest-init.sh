@@ -9,6 +9,8 @@
 #   action=net              set the first adapter up as 10.0.0.HOST, and as 10.0.30.HOST on the tagged VLAN 30;
 #                           host 1 reaches for 2 and 3 in every way, the others answer
 #   action=panic            crash the kernel
+#   action=ports            say the names of the console device's ports, write to its terminal, and answer
+#                           each line that comes to one of its other ports there
 #   action=watchdog         arm the watchdog for 10 seconds, reload it for longer than that, then no more
 #   action=root             have the first disk, ext4, as root file system, run this script there, and write 100 MB
 #   host=HOST               1, 2 or 3
@@ -99,6 +101,30 @@ watchdog)
     say "watchdog reloaded for $second seconds"
     # Open still, and left alone.
     sleep 3600
+    ;;
+ports)
+    modprobe virtio_pci
+    modprobe virtio_console
+    # The driver hears of each by itself.
+    for try in $(seq 60); do
+        [ "$(cat /sys/class/virtio-ports/vport*/name | wc -w)" = 3 ] && break
+        sleep 1
+    done
+    for port in /sys/class/virtio-ports/vport*; do
+        name_of_port=$(cat "$port/name")
+        say "port $name_of_port device=${port##*/}"
+        [ "$name_of_port" = hvc0 ] && continue
+        # While no program of the host is there, a port reads as ended.
+        (
+            exec 3<>"/dev/${port##*/}"
+            while :; do
+                if read -r line <&3; then echo "the guest heard $line" >&3; else usleep 200000; fi
+            done
+        ) &
+    done
+    echo "the second terminal of $name" >/dev/hvc0
+    read -r line </dev/hvc0
+    say "terminal heard=$line"
     ;;
 panic)
     modprobe pvpanic-mmio

@@ -17,6 +17,7 @@ const MODULES: &[&str] = &[
     "virtio-rng",
     "8021q",
     "pvpanic-mmio",
+    "virtio_console",
 ];
 
 /// What not every kernel has: without it, the action that wants it says so by failing.
@@ -30,7 +31,7 @@ const INIT: &str = include_str!("guest-init.sh");
 
 /// The bytes of the initial ramdisk for `kernel`.
 ///
-/// On the kernel command line it knows `name=`, `action=idle|shell|poweroff|reboot|disk|net|root|panic|watchdog` (default `idle`) and
+/// On the kernel command line it knows `name=`, `action=idle|shell|poweroff|reboot|disk|net|root|panic|watchdog|ports` (default `idle`) and
 /// `after=` (seconds, default 0). It prints lines that start with `BULKHEAD-GUEST`.
 ///
 /// # Errors

@@ -4,7 +4,7 @@
 
 use super::MOST_DIAGNOSTICS;
 use super::spans::Spans;
-use crate::declare::{Boot, Disk, Frame, Partition};
+use crate::declare::{Boot, Console, Disk, Frame, Partition};
 use crate::diagnostic::{Diagnostic, shown};
 use crate::image::ImageError;
 use crate::plan::Subject;
@@ -219,8 +219,11 @@ pub fn sockets(frame: &Frame, spans: &Spans, root: &Root) -> Vec<Diagnostic> {
     }
     let mut found = vec![];
     for partition in &frame.partitions {
-        let vsock = partition.vsock.map(|_| length(&root.vsock(&partition.name)));
-        let length = vsock.unwrap_or_else(|| length(&root.partition_socket(&partition.name)));
+        let vsock = partition.vsock.map(|_| root.vsock(&partition.name));
+        let ports = partition.console.iter().flat_map(Console::names);
+        let ports = ports.map(|port| root.console_port(&partition.name, &port));
+        let all = ports.chain(vsock).chain([root.partition_socket(&partition.name)]);
+        let length = all.map(|path| length(&path)).max().unwrap_or(0);
         if length > LONGEST_SOCKET_PATH {
             let place = spans.find(&Subject::Partition(partition.name.clone()), "name").unwrap_or(0..0);
             found.push(say(format!("partition {}", partition.name), length).at(place, "too long here"));

@@ -5,8 +5,10 @@ use super::fields::{At, Fields};
 use super::sink::Sink;
 use super::spans::Keys;
 use super::spans::Spans;
-use crate::declare::{Disk, Frame, Vsock};
-use crate::device::{CIDS, DiskEngine, ENTROPY, FIRST_FREE_SLOT, LONGEST_SERIAL, MOST_DEVICES, VSOCK};
+use crate::declare::{Console, Disk, Frame, Vsock};
+use crate::device::{
+    CIDS, CONSOLE, DiskEngine, ENTROPY, FIRST_FREE_SLOT, LONGEST_SERIAL, MOST_DEVICES, MOST_PORTS, TERMINAL, VSOCK,
+};
 use crate::diagnostic::{Diagnostic, shown};
 use crate::name::Name;
 use crate::plan::Subject;
@@ -51,7 +53,11 @@ impl Taken {
         if let Some(name) = &name {
             fields.rename(format!("{kind} {}", name.value));
             let twice = || format!("the device name {} is declared twice in one partition", name.value);
-            let own = [(ENTROPY, "the source of random numbers"), (VSOCK, "the socket device")];
+            let own = [
+                (ENTROPY, "the source of random numbers"),
+                (VSOCK, "the socket device"),
+                (CONSOLE, "the console device"),
+            ];
             if let Some((own, whose)) = own.into_iter().find(|(own, _)| *own == name.value.as_str()) {
                 let message = format!("the device name {own} is that of {whose}");
                 sink.push(Diagnostic::of(rule::DUPLICATE_DEVICE, message).at(name.span.clone(), "name it otherwise"));
@@ -98,6 +104,30 @@ pub(super) fn vsock(fields: &mut Fields<'_, '_>, sink: &mut Sink, keys: &mut Key
         keys.note("vsock.cid", span);
     }
     Some(Vsock { cid: cid.map(|at| at.value) })
+}
+
+/// Reads the console device of a partition.
+pub(super) fn console(fields: &mut Fields<'_, '_>, sink: &mut Sink) -> Option<Console> {
+    let mut table = fields.table(sink, "console", "console", |_, _| true)?;
+    let declared = table.texts(sink, "ports", "names in quotes, such as [\"agent\"]");
+    table.finish(sink, &[]);
+    if let Some(over) = declared.get(MOST_PORTS) {
+        let message = format!("the console device has {} ports besides its terminal", declared.len());
+        let label = format!("at most {MOST_PORTS} are supported");
+        sink.push(Diagnostic::of(rule::TOO_MANY_PORTS, message).at(over.span.clone(), label));
+    }
+    let mut ports: Vec<At<Name>> = vec![];
+    for text in declared.into_iter().take(MOST_PORTS) {
+        let Some(name) = super::fields::name(text, "ports", sink) else { continue };
+        if name.value.as_str() == TERMINAL {
+            let message = format!("the port name {TERMINAL} is that of the terminal, which every console device has");
+            sink.push(Diagnostic::of(rule::DUPLICATE_PORT, message).at(name.span, "name it otherwise"));
+            continue;
+        }
+        let twice = || format!("the port name {} is declared twice in one partition", name.value);
+        once(rule::DUPLICATE_PORT, &mut ports, &name, twice, sink);
+    }
+    Some(Console { ports: ports.into_iter().map(|at| at.value).collect() })
 }
 
 /// Socket devices of one context identifier.

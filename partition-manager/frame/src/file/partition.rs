@@ -220,6 +220,7 @@ fn settings(
     let disks = device::disks(fields, numbers, sink, keys, &mut taken);
     let networks = networks(fields, sink, keys, &mut taken);
     let vsock = device::vsock(fields, sink, keys);
+    let console = device::console(fields, sink);
     let shutdown =
         fields.table(sink, "shutdown", "shutdown", |_, _| true).map(|table| shutdown(table, boot.as_ref(), sink, keys));
     let none = Range { minimum: 0, desired: 0, maximum: 0 };
@@ -246,6 +247,7 @@ fn settings(
         disks: vec![],
         networks,
         vsock,
+        console,
     };
     Settings { partition, boot, disks }
 }

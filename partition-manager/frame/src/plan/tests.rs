@@ -38,6 +38,7 @@ pub(super) fn partition(text: &str, id: u32, mode: ProcessorMode, count: Range<u
         disks: vec![],
         networks: vec![],
         vsock: None,
+        console: None,
     }
 }
 

@@ -313,6 +313,19 @@ const EDITED: &[Edited] = &[
         ],
         "both have the context identifier 3",
     ),
+    (
+        "duplicate-port",
+        &[("[partition.shutdown]", "console = { ports = [➋\"agent\", ➊\"agent\"] }\n[partition.shutdown]")],
+        "port name agent is declared twice",
+    ),
+    (
+        "too-many-ports",
+        &[(
+            "[partition.shutdown]",
+            "console = { ports = [\"a\", \"b\", \"c\", \"d\", \"e\", \"f\", \"g\", ➊\"h\"] }\n[partition.shutdown]",
+        )],
+        "has 8 ports",
+    ),
     ("duplicate-id", &[("id = 7", "id = ➋7"), ("name = \"batch\"", "name = \"batch\"\nid = ➊7")], "id 7 is declared"),
     (
         "duplicate-pool",

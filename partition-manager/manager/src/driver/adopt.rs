@@ -8,6 +8,7 @@ use anyhow::Context;
 use frame::code::Code;
 use frame::lifecycle::Input;
 use frame::name::Name;
+use frame::root::Root;
 use frame::step::{Holdings, holdings};
 use os::process::{Handle, Identity};
 use rustix::process::Signal;
@@ -190,7 +191,7 @@ impl Driver {
         for entry in std::fs::read_dir(self.settings.root.partitions()).into_iter().flatten().flatten() {
             let file = entry.file_name().to_string_lossy().into_owned();
             // Others are of programs that guests call, and theirs to remove.
-            let Ok(name) = Name::new(file.strip_suffix(frame::root::VSOCK).unwrap_or(&file)) else { continue };
+            let Some(name) = Root::partition_of(&file) else { continue };
             let used = self.entries.get(&name).is_some_and(|entry| entry.process.is_some());
             if !used && std::fs::remove_file(entry.path()).is_ok() {
                 found.push(format!("the socket {} was removed", entry.path().display()));

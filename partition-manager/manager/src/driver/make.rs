@@ -9,7 +9,7 @@ use crate::spawn::{self, Child, Jail, Spare};
 use crate::{clock, host, memory};
 use anyhow::{Context, anyhow, bail};
 use frame::assignment::Assignment;
-use frame::declare::{Boot, Disk, Partition};
+use frame::declare::{Boot, Console, Disk, Partition};
 use frame::device::{Attachment, DeviceSpec};
 use frame::inventory::Inventory;
 use frame::jail::Inmate;
@@ -136,6 +136,10 @@ impl Driver {
         }
         if declared.vsock.is_some() {
             let path = self.settings.root.vsock(name);
+            files.push(listen(&path).with_context(|| format!("the socket {}", path.display()))?);
+        }
+        for port in declared.console.iter().flat_map(Console::names) {
+            let path = self.settings.root.console_port(name, &port);
             files.push(listen(&path).with_context(|| format!("the socket {}", path.display()))?);
         }
         prepare_record(entry)?;

@@ -4,6 +4,7 @@ use super::Driver;
 use super::make::remove_socket;
 use crate::cgroup::group;
 use crate::clock;
+use frame::declare::Console;
 use frame::name::Name;
 use frame::step::Step;
 use std::path::PathBuf;
@@ -34,6 +35,9 @@ impl Driver {
             tracing::error!("partition {name}: {error}");
         }
         let Some(entry) = self.entries.get_mut(name) else { return };
+        let ports = entry.kept.declared.console.iter().flat_map(Console::names);
+        let mut sockets: Vec<PathBuf> = ports.map(|port| self.settings.root.console_port(name, &port)).collect();
+        sockets.extend([self.settings.root.partition_socket(name), self.settings.root.vsock(name)]);
         if let Some(mut process) = entry.process.take() {
             self.watches.remove(&process.end);
             if let Some(link) = &process.link {
@@ -44,7 +48,7 @@ impl Driver {
                 let _ = child.try_wait();
             }
         }
-        for socket in [self.settings.root.partition_socket(name), self.settings.root.vsock(name)] {
+        for socket in sockets {
             if let Err(error) = remove_socket(&socket) {
                 tracing::warn!("partition {name}: {error:#}");
             }

@@ -72,6 +72,7 @@ pub fn partition(name: &str, id: u32) -> Result<Partition> {
         disks: vec![],
         networks: vec![],
         vsock: None,
+        console: None,
     })
 }
 

@@ -5,6 +5,8 @@ use super::pci::msix::Msix;
 use super::pci::root::Function;
 use super::pci::storms::{Guarded, Keeper};
 use super::virtio::Model;
+use super::virtio::console::Console;
+use super::virtio::console::ports::Ports;
 use super::virtio::disk::Disk;
 use super::virtio::disk::image::Image;
 use super::virtio::disk::requests::Requests;
@@ -86,6 +88,11 @@ fn device(spec: &DeviceSpec, descriptors: Vec<OwnedFd>) -> Result<Device, SlotEr
             let streams = Streams::new(*cid, listener);
             let streams = streams.map_err(|error| refused(format!("what came with it does not listen: {error}")))?;
             Ok((Arc::new(Vsock::new(*cid)), Box::new(streams)))
+        }
+        DeviceKind::Console(names) => {
+            let ports = Ports::new(names, descriptors);
+            let ports = ports.map_err(|error| refused(format!("what came with it does not listen: {error}")))?;
+            Ok((Arc::new(Console::new(names.len())), Box::new(ports)))
         }
         DeviceKind::Network(network) => {
             let taps = descriptors.into_iter().map(Tap::new).collect::<Result<Vec<_>, _>>();

@@ -16,6 +16,7 @@ mod rounds;
 mod scale;
 mod service;
 mod shutdown;
+mod terminal;
 mod vsock;
 mod watchdog;
 
@@ -64,6 +65,7 @@ const TESTS: &[Test] = &[
     ("death::a_manager_that_is_told_to_end_is_replaced", death::manager_terminated, host::lacks_kvm),
     ("death::nothing_is_left_of_a_frame_that_was_killed_whole", death::all_killed, host::lacks_kvm),
     ("death::a_frame_whose_supervisor_was_killed_is_taken_up_again", death::supervisor_killed, host::lacks_kvm),
+    ("terminal::the_second_terminal_echoes_and_survives_the_manager", terminal::echoes, host::lacks_kvm),
     ("vsock::streams_go_both_ways_and_survive_the_manager", vsock::both_ways, host::lacks_kvm),
     ("vsock::a_driver_that_misbehaves_freezes_its_own_device", vsock::misdriven, host::lacks_kvm),
     ("network::frames_reach_their_own_vlan_and_no_other", network::frames, kvm_and_switches),

@@ -13,6 +13,7 @@ use crate::linux::{console, down, raise, succeeds};
 pub const TESTS: &[Test] = &[
     ("linux_copies_one_disk_to_another_and_may_not_write_the_first", disks),
     ("linux_has_its_root_file_system_on_a_disk", root),
+    ("linux_has_a_second_terminal_and_ports", ports),
     ("a_slow_disk_has_several_requests_under_way_at_once", slow),
 ];
 
@@ -115,6 +116,42 @@ fn slow(testbed: &mut Testbed) -> Result<()> {
     down(testbed)?;
     succeeds(testbed, "modprobe -r null_blk")?;
     Ok(())
+}
+
+/// Linux finds the ports by their names, a program of the host talks to one of the guest, and the second terminal has
+/// both directions.
+fn ports(testbed: &mut Testbed) -> Result<()> {
+    let file = format!(
+        "[frame]\nname = \"bed\"\nmemory_block = \"2MiB\"\nreserved = {{ cpus = 0, memory = \"128MiB\" }}\n\
+         [[pool]]\nname = \"default\"\ncpus = 1\n\
+         [[partition]]\nname = \"red\"\nprocessors = {{ mode = \"shared\", desired = 1, units = {{ desired = 0.5 }} }}\n\
+         memory = {{ desired = \"256MiB\" }}\n\
+         boot = {{ kernel = \"{}\", initrd = \"{}\", cmdline = \"console=ttyS0 name=red action=ports\" }}\n\
+         console = {{ ports = [\"agent\", \"backup\"] }}\n",
+        host::GUEST_KERNEL,
+        host::GUEST_INITRD
+    );
+    raise(testbed, &file)?;
+    let history = console(testbed, "red", "port backup", 1)?;
+    for name in ["hvc0", "agent", "backup"] {
+        ensure!(history.contains(&format!("port {name} device=vport")), "Linux does not see {name}:\n{history}");
+    }
+    // A guest that is too slow for a session is asked again.
+    let again = |ask: &str, answer: &str| {
+        format!("for n in $(seq 20); do {ask} | grep -q '{answer}' && echo found && break; sleep 1; done")
+    };
+    for port in ["backup", "agent"] {
+        let ask = format!("(echo hello; sleep 3) | lpar console red --port {port}");
+        let found = succeeds(testbed, &again(&ask, "the guest heard hello"))?;
+        ensure!(found.trim_end() == "found", "{port}: nothing answers");
+    }
+    let found = succeeds(testbed, &again("lpar console red --port hvc0 --history", "the second terminal of red"))?;
+    ensure!(found.trim_end() == "found", "the terminal is empty");
+    succeeds(testbed, "echo good evening | lpar console red --port hvc0 >/dev/null")?;
+    console(testbed, "red", "terminal heard=good evening", 1)?;
+    let events = succeeds(testbed, "lpar events")?;
+    ensure!(!events.contains("B2000007"), "a device froze:\n{events}");
+    down(testbed)
 }
 
 fn disks(testbed: &mut Testbed) -> Result<()> {

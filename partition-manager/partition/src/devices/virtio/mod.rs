@@ -4,6 +4,7 @@
 //! device's own thread. [`function::VirtioFunction`] joins them to a PCI function.
 
 pub mod answer;
+pub mod console;
 pub mod disk;
 pub mod entropy;
 pub mod freezer;

@@ -223,6 +223,11 @@ impl Driver {
         at
     }
 
+    /// Makes room for further buffers where those were that came back since.
+    pub(crate) fn reuse_from(&mut self, address: u64) {
+        self.buffer = address;
+    }
+
     /// Writes descriptor `index` of queue `queue`.
     pub(crate) fn descriptor(&self, queue: usize, index: u16, address: u64, bytes: u32, flags: u16, next: u16) {
         self.raw(self.queues[queue].descriptors + u64::from(index) * 16, address, bytes, flags, next);

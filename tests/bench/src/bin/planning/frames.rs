@@ -89,6 +89,7 @@ pub fn frame(count: u32, machine: &Inventory, supply: Supply) -> Result<Frame> {
             disks: vec![],
             networks: vec![],
             vsock: None,
+            console: None,
         });
     }
     let pool = |at: u32| Ok(Pool { name: Name::new(format!("pool{at}"))?, cpus: in_pools / pools });
