@@ -3,6 +3,9 @@
 //! No target for bare machines needs to be installed: the compiler that builds the crate builds the payload,
 //! for the same target, without its standard library and with the payload's own linker script.
 
+#[path = "../unwinder.rs"]
+mod unwinder;
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::{env, fs, io};
@@ -17,7 +20,9 @@ fn main() -> io::Result<()> {
     for entry in fs::read_dir(&sources)? {
         println!("cargo:rerun-if-changed={}", entry?.path().display());
     }
-    build(&home, &sources, &PathBuf::from(variable("OUT_DIR")?).join("diagnostics.elf"))
+    let directory = PathBuf::from(variable("OUT_DIR")?);
+    unwinder::carry(&directory)?;
+    build(&home, &sources, &directory.join("diagnostics.elf"))
 }
 
 fn variable(name: &str) -> io::Result<String> {

@@ -37,7 +37,8 @@ pub struct Common {
     pub frame: Option<Name>,
 }
 
-/// A partition's name.
+// Not a comment that documents: that would take the place of what the verb says of itself.
+// A partition's name.
 #[derive(Clone, Debug, Args)]
 pub struct Which {
     /// The partition.
@@ -57,7 +58,7 @@ pub enum Colour {
     Never,
 }
 
-/// Options of `plan`.
+// Options of `plan`; documented as `Which` is not.
 #[derive(Clone, Debug, Args)]
 pub struct PlanOptions {
     /// Plan for the host described in this JSON file instead of this host.
@@ -76,6 +77,8 @@ pub struct PlanOptions {
 
 /// What to do.
 #[derive(Clone, Debug, Subcommand)]
+// A verb's arguments are described when it is asked for: to describe those of all takes longer than most verbs.
+#[command(defer = true)]
 pub enum Verb {
     /// Check a frame file: everything that is wrong with it, at once.
     Check {
