@@ -67,7 +67,9 @@ impl Peer {
             Kind::Qemu => {
                 // The small firmware is quicker than the usual one wherever it is installed.
                 let firmware = self.firmware();
-                command.args(["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-cpu", "host"]);
+                command.args(["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"]);
+                // What KVM may refuse in a guest within a guest, and the payload never asks for.
+                command.args(["-cpu", "host,arch-capabilities=off"]);
                 command.args(["-M", "microvm,accel=kvm,pit=off,pic=off,rtc=off,isa-serial=on,auto-kernel-cmdline=off"]);
                 command.args(["-smp", "1", "-m", &mib.to_string(), "-serial", "stdio", "-monitor", "none"]);
                 command.args(firmware.map(|file| [PathBuf::from("-bios"), file]).into_iter().flatten());
