@@ -6,6 +6,7 @@
 pub mod adapter;
 pub mod api;
 pub mod assignment;
+pub mod audit;
 pub mod code;
 pub mod cpuset;
 pub mod declare;

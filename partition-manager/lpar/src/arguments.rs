@@ -200,6 +200,15 @@ pub enum Verb {
         /// The code, eight characters, as in the event log; or the rule, as `lpar check` says it.
         code: Option<String>,
     },
+    /// Look for a while whether the host is as the frame divides it; exit status 1 when something is broken.
+    Audit {
+        /// How long to look, such as 10s or 5m; at most an hour.
+        #[arg(long = "for", value_parser = duration::parse, value_name = "TIME", default_value = "1s")]
+        time: Duration,
+        /// Write a page with all figures, to be read in a browser.
+        #[arg(long, value_name = "FILE")]
+        report: Option<PathBuf>,
+    },
     /// Say what this host can do for a frame, and what it lacks.
     Doctor {
         /// Print only the inventory, in the form that `plan --inventory` reads.

@@ -18,6 +18,7 @@ mod supervisor;
 mod up;
 mod verbs;
 mod watch;
+mod whole;
 
 use arguments::{Arguments, Verb};
 use clap::Parser;
@@ -54,6 +55,7 @@ fn run(Arguments { common, verb }: Arguments) -> Outcome {
         Verb::Stat { name } => verbs::stat(&common, name.as_ref()),
         Verb::Events { follow, newest } => verbs::events(&common, follow, newest),
         Verb::Explain { code } => verbs::explain(&common, code.as_deref()),
+        Verb::Audit { time, report } => verbs::audit(&common, time, report.as_deref()),
         Verb::Doctor { inventory } => verbs::doctor(&common, inventory),
         Verb::Supervise { run, state, file, immediate } => {
             up::supervise(Root { run, state }, file.as_deref(), immediate)

@@ -1,5 +1,6 @@
 //! The verbs that ask and answer.
 
+mod audit;
 mod control;
 mod events;
 mod explain;
@@ -7,6 +8,7 @@ mod look;
 mod offline;
 mod plan;
 
+pub use audit::audit;
 pub use control::{activate, service, shutdown, wait};
 pub use events::{events, line as event_line};
 pub use explain::explain;

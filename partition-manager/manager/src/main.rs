@@ -12,6 +12,7 @@ use manager::spawn::Seat;
 use os::claim::{self, Claim, Claimant};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 /// Owns the partitions of one frame.
 #[derive(Debug, Parser)]
@@ -35,6 +36,15 @@ enum Verb {
         #[arg(long)]
         partition_binary: Option<PathBuf>,
     },
+    /// Look whether the host is as it was divided; changes nothing. As JSON.
+    Audit {
+        /// The run directory of the frame.
+        #[arg(long)]
+        run: PathBuf,
+        /// How long to look, milliseconds.
+        #[arg(long, value_parser = clap::value_parser!(u64).range(1..=3_600_000))]
+        milliseconds: u64,
+    },
     /// Say what this host is and can do; changes nothing.
     Probe {
         /// As JSON.
@@ -47,6 +57,7 @@ fn main() -> ExitCode {
     os::private::mask();
     let outcome = match Arguments::parse().verb {
         Verb::Run { run, state, partition_binary } => manage(run, state, partition_binary),
+        Verb::Audit { run, milliseconds } => audit(run, milliseconds).map(|()| ExitCode::SUCCESS),
         Verb::Probe { json } => probe(json).map(|()| ExitCode::SUCCESS),
     };
     match outcome {
@@ -115,7 +126,7 @@ fn lock(directory: &std::fs::File, root: &Root) -> anyhow::Result<()> {
     for _ in 0..100 {
         match rustix::fs::flock(directory, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => return Ok(()),
-            Err(rustix::io::Errno::WOULDBLOCK) => std::thread::sleep(std::time::Duration::from_millis(10)),
+            Err(rustix::io::Errno::WOULDBLOCK) => std::thread::sleep(Duration::from_millis(10)),
             Err(errno) => return Err(errno).with_context(|| format!("{} cannot be locked", root.run.display())),
         }
     }
@@ -150,6 +161,15 @@ fn signals(queue: crossbeam_channel::Sender<Message>) -> anyhow::Result<()> {
             }
         }
     })?;
+    Ok(())
+}
+
+fn audit(run: PathBuf, milliseconds: u64) -> anyhow::Result<()> {
+    let run = run.canonicalize().with_context(|| format!("the run directory {}", run.display()))?;
+    let root = Root { state: run.clone(), run };
+    let report = manager::host::audit::audit(&root, Duration::from_millis(milliseconds))?;
+    let text = serde_json::to_string(&report)?;
+    std::io::Write::write_all(&mut std::io::stdout(), text.as_bytes())?;
     Ok(())
 }
 

@@ -7,12 +7,15 @@ use rustix::fs::MemfdFlags;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 
+/// Name of such a memfd, by which it is found in a list of mappings.
+pub const NAME: &str = "bulkhead-memory";
+
 /// Makes the memory of one range. `several` says whether the host has more than one node.
 ///
 /// # Errors
 /// The error of the system call that failed: the page size does not exist, the node does not.
 pub fn make(spec: &MemorySpec, several: bool) -> io::Result<OwnedFd> {
-    let memory = sealed("bulkhead-memory", spec.bytes, page_flags(spec.pages))?;
+    let memory = sealed(NAME, spec.bytes, page_flags(spec.pages))?;
     if several {
         bind(&memory, spec)?;
     }

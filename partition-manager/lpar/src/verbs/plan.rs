@@ -5,7 +5,7 @@ use crate::arguments::{Colour, Common, PlanOptions};
 use crate::declaration::Declaration;
 use crate::draw::{self, Ink, Scene};
 use crate::failure::{Outcome, refuse};
-use crate::{host, roots};
+use crate::{host, roots, whole};
 use anyhow::Context;
 use frame::api::ASSIGNMENT;
 use frame::assignment::Assignment;
@@ -13,7 +13,7 @@ use frame::inventory::Inventory;
 use frame::plan::Plan;
 use os::http::Client;
 use serde::Serialize;
-use std::io::{IsTerminal, Read, Write};
+use std::io::{IsTerminal, Read};
 use std::path::Path;
 use std::time::Duration;
 
@@ -60,7 +60,7 @@ pub fn plan(common: &Common, file: &Path, options: &PlanOptions) -> Outcome {
     let scene = Scene::new(&plan, &inventory, &assignment);
     let basis: Vec<String> = [Some(machine), against].into_iter().flatten().collect();
     if let Some(path) = options.svg.as_deref().filter(|_| !to_stdout) {
-        write_whole(path, draw::svg(&scene, &basis).as_bytes())?;
+        whole::write(path, draw::svg(&scene, &basis).as_bytes(), "picture")?;
     }
     if common.json {
         return json(&Planned { plan: &plan, against: if owned.is_some() { "running" } else { "nothing" } });
@@ -118,28 +118,6 @@ fn picture(options: &PlanOptions, basis: Vec<String>) -> draw::Options {
     draw::Options { width, table, ink, all: options.all, basis }
 }
 
-/// Writes a file so that it is there whole or not at all.
-fn write_whole(path: &Path, bytes: &[u8]) -> Outcome {
-    let shown = path.display();
-    let name = path.file_name().with_context(|| format!("{shown} names no file"))?;
-    let mut beside = std::ffi::OsString::from(".");
-    beside.push(name);
-    beside.push(format!(".{}", std::process::id()));
-    let beside = path.with_file_name(beside);
-    let written = std::fs::OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .open(&beside)
-        .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))
-        .and_then(|()| std::fs::rename(&beside, path));
-    if let Err(error) = written {
-        // It is not there if it could not be made.
-        let _ = std::fs::remove_file(&beside);
-        refuse!("the picture cannot be written to {shown}: {error}");
-    }
-    Ok(())
-}
-
 fn read_inventory(path: &Path) -> Outcome<Inventory> {
     let shown = path.display();
     let file = std::fs::File::open(path).with_context(|| format!("cannot open the inventory {shown}"))?;
@@ -150,26 +128,4 @@ fn read_inventory(path: &Path) -> Outcome<Inventory> {
         refuse!("the inventory {shown} has {LARGEST_INVENTORY} bytes or more; check that this is the file you mean");
     }
     Ok(Inventory::from_json(&text).with_context(|| format!("cannot use the inventory {shown}"))?)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_file_is_written_whole_or_not_at_all() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("plan.svg");
-        write_whole(&path, b"one").unwrap();
-        write_whole(&path, b"two").unwrap();
-        assert_eq!(std::fs::read(&path).unwrap(), b"two");
-        let entries = std::fs::read_dir(directory.path()).unwrap().count();
-        assert_eq!(entries, 1, "nothing is left beside it");
-        let error = write_whole(&directory.path().join("no/plan.svg"), b"x").unwrap_err().to_string();
-        assert!(error.contains("no/plan.svg") && error.contains("No such file"), "{error}");
-        // A directory cannot be replaced, and what was written beside it goes.
-        std::fs::create_dir(directory.path().join("d")).unwrap();
-        write_whole(&directory.path().join("d"), b"x").unwrap_err();
-        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 2);
-    }
 }

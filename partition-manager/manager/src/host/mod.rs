@@ -1,5 +1,6 @@
 //! The host: what it has, what it can do, what it lacks.
 
+pub mod audit;
 pub mod inventory;
 pub mod jail;
 pub mod kvm;

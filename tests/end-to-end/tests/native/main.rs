@@ -1,5 +1,6 @@
 //! The four binaries on this machine's own KVM: what the README and the specification promise.
 
+mod audit;
 mod claims;
 mod death;
 mod demo;
@@ -35,6 +36,10 @@ fn kvm_and_switches() -> Option<String> {
     kvm_and_root().or_else(network::lacks)
 }
 
+fn kvm_root_and_cpus() -> Option<String> {
+    kvm_and_root().or_else(audit::lacks)
+}
+
 fn kvm_and_root() -> Option<String> {
     host::lacks_kvm().or_else(host::lacks_root)
 }
@@ -43,6 +48,7 @@ const TESTS: &[Test] = &[
     ("demo::two_partitions_run_and_ctrl_c_ends_them_in_order", demo::ctrl_c, host::lacks_kvm),
     ("demo::the_verbs_work_by_hand", demo::verbs, host::lacks_kvm),
     ("demo::a_terminal_shows_a_live_view", demo::terminal, host::lacks_kvm),
+    ("audit::each_breach_of_the_division_is_named", audit::breaches, kvm_root_and_cpus),
     ("lifecycle::verbs_are_idempotent", lifecycle::idempotent, host::lacks_kvm),
     ("lifecycle::a_guest_powers_itself_off", lifecycle::power_off, host::lacks_kvm),
     ("lifecycle::a_guest_restarts_and_its_console_history_stays", lifecycle::restart, host::lacks_kvm),
