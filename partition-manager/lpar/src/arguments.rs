@@ -259,6 +259,7 @@ mod tests {
             listed,
             [
                 "activate",
+                "audit",
                 "check",
                 "console",
                 "devices",
