@@ -287,6 +287,8 @@ pub const LEFT: u8 = 4;
 pub const PARTITIONS: &str = "/v1/partitions";
 /// Path of the interrupt sources; with `?partition=NAME` of one partition.
 pub const INTERRUPTS: &str = "/v1/interrupts";
+/// Path of the interrupts of the host that the frame steers.
+pub const HOST_INTERRUPTS: &str = "/v1/interrupts/host";
 /// Path of the devices; with `?partition=NAME` of one partition.
 pub const DEVICES: &str = "/v1/devices";
 /// Path of the frame's status.

@@ -157,6 +157,10 @@ registry! {
         "The jail's filter ended the partition's process: one of its threads did a system call that it never does.",
         "A guest took the process over, or a defect in Bulkhead.",
         "Treat its guest and its images as hostile until it is known which it was. Keep the event, which has the last registers and, where the host's kernel log tells it, the system call; `lpar activate` starts it again.";
+    InterruptKept = "B200000E", Informational, Partition,
+        "The host's kernel refused to send interrupts of a device that is dedicated to the partition to the partition's CPUs.",
+        "The kernel manages them itself, one queue of the device for each CPU or group of CPUs, or they cannot be moved.",
+        "`lpar interrupts --host` says where they go. Requests of a CPU of the partition mostly come back to that CPU by the kernel's own management; boot the host with isolcpus=managed_irq to keep those of others away.";
     ManagerStarted = "C7000001", Informational, Frame,
         "The partition manager is in control.",
         "The frame was brought up, or a manager replaced one that was lost.", "None.";

@@ -203,6 +203,10 @@ pub struct Disk {
     pub bandwidth: Option<u64>,
     /// How the image is asked.
     pub engine: DiskEngine,
+    /// Whether the device of the host behind it is this partition's alone, so that its interrupts go to the
+    /// partition's CPUs.
+    #[serde(default)]
+    pub dedicated: bool,
 }
 
 /// What an inactive partition holds of the frame.

@@ -227,6 +227,9 @@ pub struct Disk {
     pub limit: Option<DiskLimit>,
     /// How the image is asked; "auto" when left out.
     pub engine: Option<DiskEngine>,
+    /// Whether the PCI function of the host behind it is this partition's alone: its interrupts then go to the
+    /// partition's CPUs. False when left out.
+    pub dedicated: Option<bool>,
 }
 
 /// How a disk asks the host for what is in its image.

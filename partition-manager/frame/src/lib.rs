@@ -35,6 +35,7 @@ pub mod record;
 pub mod root;
 pub mod rule;
 pub mod state;
+pub mod steer;
 pub mod step;
 pub mod storm;
 pub mod topology;

@@ -244,6 +244,10 @@ rules! {
         => "only raw images are taken: `qemu-img convert -O raw PATH disk.img`";
     Error DISK_SHARED "disk-shared": "partitions NAME and NAME use one image, and not both only read it"
         => "give each an image of its own, or say read_only = true in both";
+    Error DEDICATED_FILE "dedicated-file": "the dedicated disk of partition NAME, PATH, has no PCI function of its own"
+        => "name a block device of a PCI function, such as /dev/nvme0n1, or leave dedicated out";
+    Error DEDICATED_SHARED "dedicated-shared": "partitions NAME and NAME use one PCI function, FUNCTION, which is dedicated to one"
+        => "give each a disk of another PCI function, or leave dedicated out in all";
     Error SOCKET_PATH "socket-path": "the socket of NAME would have a path of BYTES bytes: a Unix socket takes at most 107"
         => "choose a shorter name, or a shorter --root";
     Warning NO_INVENTORY "no-inventory": "whether the frame fits this host was not checked"

@@ -185,6 +185,10 @@ pub enum Verb {
         /// The partition; all of them when absent.
         #[arg(value_parser = |text: &str| Name::new(text))]
         name: Option<Name>,
+        /// Show instead the host's own interrupts that the frame sends elsewhere: those of dedicated devices to their
+        /// partition's CPUs, all others away from CPUs that are a partition's alone.
+        #[arg(long)]
+        host: bool,
     },
     /// Show the event log.
     Events {

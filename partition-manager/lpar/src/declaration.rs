@@ -280,7 +280,8 @@ fn disk_fact(path: &Path, purpose: Purpose) -> FileFact {
         true => (u64::MAX, metadata.rdev()),
         false => (metadata.dev(), metadata.ino()),
     };
-    FileFact::Disk { length, identity }
+    let function = metadata.file_type().is_block_device().then(|| os::pci::behind(metadata.rdev())).flatten();
+    FileFact::Disk { length, identity, function }
 }
 
 #[cfg(test)]

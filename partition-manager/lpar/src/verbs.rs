@@ -12,7 +12,7 @@ pub use audit::audit;
 pub use control::{activate, service, shutdown, wait};
 pub use events::{events, line as event_line};
 pub use explain::explain;
-pub use look::{devices, interrupts, ls, partitions_table, show, stat};
+pub use look::{devices, host_interrupts, interrupts, ls, partitions_table, show, stat};
 pub use offline::{check, doctor};
 pub use plan::plan;
 

@@ -10,6 +10,7 @@ use frame::device_row::DeviceRow;
 use frame::interrupt::InterruptRow;
 use frame::name::Name;
 use frame::state::State;
+use frame::steer::HostInterruptRow;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use tokio::sync::oneshot;
@@ -84,6 +85,8 @@ pub enum Request {
     Stat(Name, Reply<PartitionStat>),
     /// Interrupt sources of one partition, or of all.
     Interrupts(Option<Name>, Reply<Vec<InterruptRow>>),
+    /// Interrupts of the host that the frame steers.
+    HostInterrupts(Reply<Vec<HostInterruptRow>>),
     /// Devices of one partition, or of all.
     Devices(Option<Name>, Reply<Vec<DeviceRow>>),
     /// The frame.

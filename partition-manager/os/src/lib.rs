@@ -11,6 +11,7 @@ pub mod http;
 pub mod keep;
 pub mod notify;
 pub mod packet;
+pub mod pci;
 pub mod peer;
 pub mod private;
 pub mod process;

@@ -11,7 +11,8 @@ use crate::{Error, busybox, guest, unpacked};
 /// Loaded at boot, in this order: the agent's port and KVM.
 const MODULES_AT_BOOT: &[&str] = &["virtio_pci", "virtio_console", "kvm_amd"];
 /// There for `modprobe`.
-const MODULES_ON_DEMAND: &[&str] = &["tun", "bridge", "veth", "loop", "vhost_net", "dummy", "null_blk"];
+const MODULES_ON_DEMAND: &[&str] =
+    &["tun", "bridge", "veth", "loop", "vhost_net", "dummy", "null_blk", "virtio_blk", "ahci", "sd_mod"];
 
 /// What makes and checks file systems; there on every Debian. A machine without them serves all other tests.
 const FILE_SYSTEM_PROGRAMS: &[&str] = &[MKE2FS, E2FSCK];

@@ -70,6 +70,9 @@ impl Machine<'_> {
             // Standard input and output are the console.
             "-serial stdio -device virtio-serial-pci",
             "-device virtserialport,chardev=agent,nr=1,name=agent",
+            // Two disks of zeros, whose interrupts the kernel manages itself and lets be moved.
+            "-drive if=none,id=managed,driver=null-co,size=64M,read-zeroes=on -device virtio-blk-pci,drive=managed",
+            "-drive if=none,id=movable,driver=null-co,size=64M,read-zeroes=on -device ide-hd,drive=movable,bus=ide.0",
         ];
         let mut arguments: Vec<String> =
             arguments.iter().flat_map(|part| part.split(' ')).map(ToOwned::to_owned).collect();

@@ -57,6 +57,8 @@ pub enum FileFact {
         length: u64,
         /// Which it is, whatever path leads there: device and inode.
         identity: (u64, u64),
+        /// The PCI function behind it, if it is a block device of one: its address.
+        function: Option<String>,
     },
     /// It is there, but cannot be written; the operating system's reason.
     Unwritable(String),
@@ -100,6 +102,7 @@ const fn purpose(disk: &Disk) -> Purpose {
 #[must_use]
 pub fn against(frame: &Frame, spans: &Spans, facts: &FileFacts) -> Vec<Diagnostic> {
     let mut found = disks(frame, spans, facts);
+    found.extend(dedicated(frame, spans, facts));
     for partition in &frame.partitions {
         let Boot::Kernel { kernel, initrd, modules, .. } = &partition.boot else { continue };
         let one = [(Some(kernel), Purpose::Kernel, "boot.kernel"), (initrd.as_ref(), Purpose::Initrd, "boot.initrd")];
@@ -198,6 +201,45 @@ fn disks(frame: &Frame, spans: &Spans, facts: &FileFacts) -> Vec<Diagnostic> {
             diagnostic = diagnostic.at(span, "named here");
         }
         found.push(diagnostic);
+    }
+    found
+}
+
+/// What is wrong with disks that are to have the host's device behind them for themselves: there is none, or another
+/// partition uses it.
+fn dedicated(frame: &Frame, spans: &Spans, facts: &FileFacts) -> Vec<Diagnostic> {
+    let mut found = vec![];
+    let mut users: BTreeMap<&str, Vec<(&Partition, &Disk)>> = BTreeMap::new();
+    let all = frame.partitions.iter().flat_map(|partition| partition.disks.iter().map(move |disk| (partition, disk)));
+    for (partition, disk) in all {
+        let Some(FileFact::Disk { function, .. }) = facts.get(&(disk.path.clone(), purpose(disk))) else { continue };
+        let place = |(partition, disk): (&Partition, &Disk)| {
+            spans.find(&Subject::Partition(partition.name.clone()), &format!("disk.{}", disk.name)).unwrap_or(0..0)
+        };
+        let here = place((partition, disk));
+        let Some(function) = function else {
+            if disk.dedicated {
+                let path = shown(&disk.path.to_string_lossy());
+                let message = format!(
+                    "the disk {} of partition {} is dedicated, and {path} has no PCI function of its own",
+                    disk.name, partition.name
+                );
+                found.push(Diagnostic::of(rule::DEDICATED_FILE, message).at(here, "named here"));
+            }
+            continue;
+        };
+        let others = users.entry(function).or_default();
+        let clashes =
+            |other: &&(&Partition, &Disk)| other.0.name != partition.name && (disk.dedicated || other.1.dedicated);
+        if let Some(other) = others.iter().find(clashes) {
+            let message = format!(
+                "disk {} of partition {} and disk {} of partition {} are on one PCI function, {function}, which is dedicated to one of them",
+                other.1.name, other.0.name, disk.name, partition.name
+            );
+            let diagnostic = Diagnostic::of(rule::DEDICATED_SHARED, message).at(here, "again here");
+            found.push(diagnostic.see(place(*other), "first here"));
+        }
+        others.push((partition, disk));
     }
     found
 }

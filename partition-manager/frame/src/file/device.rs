@@ -190,6 +190,7 @@ fn disk(
     let (operations, bandwidth) = limit(&mut fields, sink);
     let engines = [("auto", DiskEngine::Auto), ("sync", DiskEngine::Sync)];
     let engine = fields.choice(sink, "engine", &engines).map(|at| at.value).unwrap_or_default();
+    let dedicated = fields.truth(sink, "dedicated").is_some_and(|at| at.value);
     if let Some(name) = &name
         && let Some(span) = fields.span_of("path")
     {
@@ -197,8 +198,8 @@ fn disk(
     }
     fields.finish(sink, &[]);
     let path = path?;
-    let disk =
-        Disk { name: name?.value, path: path.make(None), read_only, serial, slot, operations, bandwidth, engine };
+    let (name, file) = (name?.value, path.make(None));
+    let disk = Disk { name, path: file, read_only, serial, slot, operations, bandwidth, engine, dedicated };
     Some(DiskTemplate { disk, path })
 }
 

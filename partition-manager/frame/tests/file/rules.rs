@@ -519,6 +519,11 @@ fn files_of_the_host_are_judged_where_they_are_named() {
     assert_eq!(kernel(FileFact::Good { length: 1 << 40 }), is("image-too-large"));
 }
 
+/// A raw image of so many bytes.
+fn image(length: u64) -> FileFact {
+    FileFact::Disk { length, identity: (1, 2), function: None }
+}
+
 #[test]
 fn disks_are_judged_where_they_are_named() {
     let one = "[[partition.disk]]\nname = \"root\"\npath = \"root.img\"\n";
@@ -544,14 +549,24 @@ fn disks_are_judged_where_they_are_named() {
     assert_eq!(rules(FileFact::NoFile("a directory".into())), both("file-kind"));
     assert_eq!(rules(FileFact::Unwritable("Read-only file system".into())), both("disk-unwritable"));
     assert_eq!(rules(FileFact::Format("qcow2")), both("disk-format"));
-    assert_eq!(rules(FileFact::Disk { length: 511, identity: (1, 2) }), both("disk-too-short"));
-    let shared = judge(&text, FileFact::Disk { length: 512, identity: (1, 2) });
+    assert_eq!(rules(image(511)), both("disk-too-short"));
+    let shared = judge(&text, image(512));
     assert_eq!(shared.iter().map(|(rule, labels, _)| (*rule, *labels)).collect::<Vec<_>>(), [("disk-shared", 2)]);
     assert!(
         shared[0].2.contains("disk root of partition batch") && shared[0].2.contains("disk root of partition late")
     );
     let readers = text.replace("path = \"root.img\"\n", "path = \"root.img\"\nread_only = true\n");
-    assert_eq!(judge(&readers, FileFact::Disk { length: 512, identity: (1, 2) }), []);
+    assert_eq!(judge(&readers, image(512)), []);
+
+    // Of a device that is dedicated there is one partition.
+    let own = readers.replacen("read_only = true\n", "read_only = true\ndedicated = true\n", 1);
+    let alone: Vec<_> = judge(&own, image(512)).into_iter().map(|(rule, labels, _)| (rule, labels)).collect();
+    assert_eq!(alone, [("dedicated-file", 1)]);
+    let device = FileFact::Disk { length: 512, identity: (u64::MAX, 2), function: Some("0000:00:05.0".into()) };
+    let [(rule, labels, message)] = judge(&own, device.clone()).try_into().unwrap();
+    assert_eq!((rule, labels), ("dedicated-shared", 2));
+    assert!(message.contains("batch") && message.contains("late") && message.contains("0000:00:05.0"), "{message}");
+    assert_eq!(judge(&readers, device), []);
 }
 
 #[test]
@@ -584,6 +599,8 @@ fn every_rule_of_the_table_has_its_test() {
         "disk-too-short",
         "disk-format",
         "disk-shared",
+        "dedicated-file",
+        "dedicated-shared",
     ];
     let mut tested: BTreeSet<&str> = cases().iter().map(|(rule, _, _)| *rule).collect();
     tested.extend(judged_otherwise);

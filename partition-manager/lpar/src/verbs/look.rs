@@ -6,11 +6,12 @@ use crate::daemons::{Daemon, of};
 use crate::failure::{Outcome, refuse};
 use crate::roots;
 use crate::show::{Table, field, plain, size, span};
-use frame::api::{DEVICES, INTERRUPTS, PARTITIONS, PartitionDetail, PartitionRow, PartitionStat};
+use frame::api::{DEVICES, HOST_INTERRUPTS, INTERRUPTS, PARTITIONS, PartitionDetail, PartitionRow, PartitionStat};
 use frame::device_row::DeviceRow;
 use frame::interrupt::{InterruptRow, SourceState};
 use frame::jail::JailReport;
 use frame::name::Name;
+use frame::steer::{HostInterruptRow, HostRoute};
 use frame::units::Units;
 use frame::wire::DeviceState;
 use std::collections::BTreeMap;
@@ -234,6 +235,39 @@ fn devices_table(rows: &[DeviceRow]) -> Table {
         ]);
     }
     table
+}
+
+/// `lpar interrupts --host`.
+///
+/// # Errors
+/// When no frame answers.
+pub fn host_interrupts(common: &Common, name: Option<&Name>) -> Outcome {
+    let root = roots::running(common)?;
+    let mut rows: Vec<HostInterruptRow> = Daemon::manager(&root).get(HOST_INTERRUPTS)?;
+    if let Some(name) = name {
+        rows.retain(|row| row.partition.as_ref() == Some(name));
+    }
+    if common.json {
+        return json(&rows);
+    }
+    let mut table = Table::new(&[">interrupt", "name", "partition", "function", "wanted", "goes to", "state"]);
+    let text = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
+    for row in rows {
+        table.row([
+            row.interrupt.to_string(),
+            plain(if row.name.is_empty() { "-" } else { &row.name }),
+            text(row.partition.map(|name| name.to_string())),
+            text(row.function),
+            row.wanted.to_string(),
+            row.cpus.to_string(),
+            match (row.state, row.reason) {
+                (HostRoute::Own, _) => "the partition's own".to_owned(),
+                (HostRoute::Away, _) => "moved away".to_owned(),
+                (HostRoute::Refused, reason) => plain(&format!("refused: {}", reason.unwrap_or_default())),
+            },
+        ]);
+    }
+    print(&table.to_string())
 }
 
 /// `lpar interrupts [NAME]`.

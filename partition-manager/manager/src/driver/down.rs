@@ -81,6 +81,8 @@ impl Driver {
             return;
         }
         down.over = true;
+        self.steer();
+        let Some(down) = &mut self.down else { return };
         for reply in down.replies.drain(..) {
             // Whoever asked may be gone.
             let _ = reply.send(Ok(()));

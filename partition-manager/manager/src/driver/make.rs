@@ -71,6 +71,7 @@ impl Driver {
         }
         self.connect(name);
         self.launch_ahead(name);
+        self.steer_soon();
         Ok(())
     }
 
@@ -95,6 +96,7 @@ impl Driver {
 
     /// Makes or opens what a partition's launch needs.
     fn equip(&mut self, name: &Name, inventory: &Inventory) -> anyhow::Result<Kit> {
+        self.check_functions(name)?;
         let block = self.settings.frame.memory_block;
         let entry = self.entries.get_mut(name).ok_or_else(|| anyhow!("it is not declared"))?;
         let plan = entry.kept.plan.as_ref().ok_or_else(|| anyhow!("nothing is assigned to it"))?;

@@ -15,6 +15,7 @@ mod make;
 mod raise;
 mod release;
 mod sources;
+mod steering;
 
 use crate::cgroup::group::{Groups, tag};
 use crate::journal::{self, Journal};
@@ -102,6 +103,7 @@ pub struct Driver {
     waiters: Vec<answer::Waiter>,
     questions: Vec<sources::Question>,
     doomed: Vec<release::Doomed>,
+    steering: steering::Steering,
     outbox: Outbox,
     /// Events that the journal had no room for, in order.
     unkept: VecDeque<Event>,
@@ -179,6 +181,7 @@ impl Driver {
             waiters: vec![],
             questions: vec![],
             doomed: vec![],
+            steering: steering::Steering::default(),
             outbox,
             unkept: VecDeque::new(),
             sequence: 0,
@@ -217,6 +220,7 @@ impl Driver {
                 self.starting = None;
                 serve()?;
                 self.started();
+                self.steer_soon();
                 tell(notify::READY);
             }
             self.bring_down(now);
@@ -277,7 +281,9 @@ impl Driver {
         let starting = self.starting.as_ref().map(adopt::Starting::deadline);
         let down = self.down.as_ref().map(down::Down::deadline);
         let questions = self.questions.iter().map(|question| Some(question.deadline()));
-        let all = lives.chain(waiters).chain(questions).chain(doomed).chain(starting).chain(down).flatten();
+        let steering = self.steering.deadline();
+        let all =
+            lives.chain(waiters).chain(questions).chain([steering]).chain(doomed).chain(starting).chain(down).flatten();
         let next = all.chain([self.beat]).min().unwrap_or(self.beat);
         Duration::from_millis(next.saturating_sub(now))
     }
@@ -310,6 +316,7 @@ impl Driver {
         self.expire_waiters(now);
         self.settle_questions(now);
         self.remove_doomed(now);
+        self.steer_when_due(now);
     }
 
     /// Takes one input into a partition's life, writes down where that leads, and does it.
@@ -416,6 +423,9 @@ impl Driver {
             Request::Stat(name, reply) => {
                 let found = self.entries.get(&name).ok_or_else(|| Refusal::unknown(&name));
                 let _ = reply.send(found.map(answer::stat));
+            }
+            Request::HostInterrupts(reply) => {
+                let _ = reply.send(Ok(self.steering.rows()));
             }
             Request::Interrupts(name, reply) => self.ask(name, sources::Asker::Interrupts(vec![], reply)),
             Request::Devices(name, reply) => self.ask(name, sources::Asker::Devices(vec![], reply)),

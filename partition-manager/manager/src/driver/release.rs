@@ -77,6 +77,7 @@ impl Driver {
         self.remove_doomed(now);
         self.clear_steps(name);
         self.share_again();
+        self.steer_soon();
     }
 
     /// Removes the bridges that no partition uses any more, or that a killed manager left.

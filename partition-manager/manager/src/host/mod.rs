@@ -5,6 +5,7 @@ pub mod inventory;
 pub mod jail;
 pub mod kvm;
 pub mod network;
+pub mod work;
 
 use crate::cgroup;
 use frame::api::HostReport;

@@ -11,12 +11,13 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use crossbeam_channel::{Sender, TrySendError};
 use frame::api::{
-    ASSIGNMENT, DEVICES, DOWN, DownRequest, ErrorBody, FRAME, FrameAssignment, FrameStatus, INTERRUPTS, OPENAPI,
-    PartitionDetail, PartitionRow, PartitionStat, ServiceRequest, ShutdownRequest, WaitAnswer,
+    ASSIGNMENT, DEVICES, DOWN, DownRequest, ErrorBody, FRAME, FrameAssignment, FrameStatus, HOST_INTERRUPTS,
+    INTERRUPTS, OPENAPI, PartitionDetail, PartitionRow, PartitionStat, ServiceRequest, ShutdownRequest, WaitAnswer,
 };
 use frame::device_row::DeviceRow;
 use frame::interrupt::InterruptRow;
 use frame::name::Name;
+use frame::steer::HostInterruptRow;
 use serde::Deserialize;
 use tokio::sync::oneshot;
 use utoipa::OpenApi;
@@ -136,6 +137,7 @@ struct Of {
         show,
         stat,
         interrupts,
+        host_interrupts,
         devices,
         activate,
         shutdown,
@@ -161,6 +163,7 @@ pub fn router(queue: Sender<Message>) -> Router {
         .route("/v1/partitions/{name}/wait", get(wait))
         .route("/v1/partitions/{name}/console", post(console::open))
         .route(INTERRUPTS, get(interrupts))
+        .route(HOST_INTERRUPTS, get(host_interrupts))
         .route(DEVICES, get(devices))
         .route(FRAME, get(frame_status))
         .route(ASSIGNMENT, get(assignment))
@@ -258,6 +261,13 @@ async fn interrupts(
     Ok(Json(api.ask(|reply| Request::Interrupts(name, reply)).await?))
 }
 
+/// Interrupts of the host's own devices that the frame steers: those of devices that are dedicated to a partition, and
+/// those that it moved, or could not move, off CPUs that are partitions' alone. As they were when last steered.
+#[utoipa::path(get, path = "/v1/interrupts/host", responses((status = 200, body = Vec<HostInterruptRow>)))]
+async fn host_interrupts(State(api): State<Api>) -> Result<Json<Vec<HostInterruptRow>>, Problem> {
+    Ok(Json(api.ask(Request::HostInterrupts).await?))
+}
+
 /// Devices of all partitions that run, or of one.
 #[utoipa::path(get, path = "/v1/devices", params(("partition" = Option<String>, Query)), responses(
     (status = 200, body = Vec<DeviceRow>), (status = 404, body = ErrorBody),
@@ -305,7 +315,7 @@ mod tests {
     fn the_description_names_every_path() {
         let text = serde_json::to_value(Description::openapi()).unwrap();
         let paths: Vec<&String> = text["paths"].as_object().unwrap().keys().collect();
-        assert_eq!(paths.len(), 13, "{paths:?}");
+        assert_eq!(paths.len(), 14, "{paths:?}");
     }
 
     #[test]

@@ -8,7 +8,7 @@ use rustix::thread::{CpuSet, sched_setaffinity};
 use std::path::{Path, PathBuf};
 
 /// A partition with a CPU of its own, and one that shares.
-const TWO: &str = r#"
+pub const TWO: &str = r#"
 [frame]
 name = "@NAME@"
 memory_block = "2MiB"

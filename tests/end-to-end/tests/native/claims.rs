@@ -8,10 +8,10 @@ use rustix::process::Signal;
 use std::process::{Child, Command, Stdio};
 
 /// A place where no other frame of this machine has claimed anything: locks of its own, in a mount namespace.
-struct Place(Child);
+pub struct Place(Child);
 
 impl Place {
-    fn new() -> Result<Self> {
+    pub fn new() -> Result<Self> {
         let script = "mount -t tmpfs -o mode=1777 locks /run/lock && echo made && exec sleep 1000000";
         let mut child = Command::new("unshare")
             .args(["--mount", "sh", "-c", script])
@@ -30,7 +30,12 @@ impl Place {
     }
 
     fn frame(&self, bound: &str, shared: bool) -> Result<Frame> {
-        let mut frame = Frame::new(&TWO.replacen("[frame]", &format!("[frame]\n{bound}\nshared_host = {shared}"), 1))?;
+        self.frame_of(&TWO.replacen("[frame]", &format!("[frame]\n{bound}\nshared_host = {shared}"), 1))
+    }
+
+    /// A frame of this file that is not up.
+    pub fn frame_of(&self, text: &str) -> Result<Frame> {
+        let mut frame = Frame::new(text)?;
         frame.lpar = frame.lpar.in_place_of(self.0.id());
         Ok(frame)
     }

@@ -17,6 +17,7 @@ mod rounds;
 mod scale;
 mod service;
 mod shutdown;
+mod steering;
 mod terminal;
 mod vsock;
 mod watchdog;
@@ -49,6 +50,7 @@ const TESTS: &[Test] = &[
     ("demo::the_verbs_work_by_hand", demo::verbs, host::lacks_kvm),
     ("demo::a_terminal_shows_a_live_view", demo::terminal, host::lacks_kvm),
     ("audit::each_breach_of_the_division_is_named", audit::breaches, kvm_root_and_cpus),
+    ("steering::the_hosts_interrupts_leave_a_dedicated_cpu_and_come_back", steering::moved, kvm_root_and_cpus),
     ("lifecycle::verbs_are_idempotent", lifecycle::idempotent, host::lacks_kvm),
     ("lifecycle::a_guest_powers_itself_off", lifecycle::power_off, host::lacks_kvm),
     ("lifecycle::a_guest_restarts_and_its_console_history_stays", lifecycle::restart, host::lacks_kvm),

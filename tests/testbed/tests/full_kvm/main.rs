@@ -10,6 +10,7 @@ mod host;
 mod kernels;
 mod linux;
 mod network;
+mod steering;
 mod topology;
 
 use harness::Shape;
@@ -23,6 +24,7 @@ const NODES: Shape = Shape { sockets: 2, cores: 2 };
 fn main() -> ExitCode {
     harness::run(&[
         ("host", SEVERAL, host::TESTS),
+        ("steering", SEVERAL, steering::TESTS),
         ("kernels", ONE, kernels::TESTS),
         ("linux", ONE, linux::TESTS),
         ("devices", ONE, devices::TESTS),

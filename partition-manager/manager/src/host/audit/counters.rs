@@ -2,16 +2,19 @@
 //! Documentation/filesystems/proc.rst, `interrupts` and `stat`).
 
 use frame::cpuset::CpuSet;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Ticks of `/proc/stat` in a second.
 const TICKS: u64 = 100;
+
+/// Its number and what it is for.
+type Interrupt = (u32, String);
 
 /// Counts since boot, or over a time.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Counters {
     /// Interrupts of devices, by name and CPU.
-    interrupts: BTreeMap<(String, u32), u64>,
+    interrupts: BTreeMap<(Interrupt, u32), u64>,
     /// Ticks in which another guest of the machine below had the CPU.
     steal: BTreeMap<u32, u64>,
 }
@@ -39,12 +42,12 @@ impl Counters {
         }
     }
 
-    /// The interrupts of devices that some CPUs took, by name.
-    pub fn interrupts(&self, cpus: &CpuSet) -> BTreeMap<String, u64> {
+    /// The interrupts of devices that some CPUs took, but for those with numbers among `own`, by number and name.
+    pub fn interrupts(&self, cpus: &CpuSet, own: &BTreeSet<u32>) -> BTreeMap<String, u64> {
         let mut sums = BTreeMap::new();
-        for ((name, cpu), count) in &self.interrupts {
-            if cpus.contains(*cpu) && *count > 0 {
-                *sums.entry(name.clone()).or_default() += count;
+        for (((number, name), cpu), count) in &self.interrupts {
+            if cpus.contains(*cpu) && *count > 0 && !own.contains(number) {
+                *sums.entry(format!("{number} {name}")).or_default() += count;
             }
         }
         sums
@@ -58,7 +61,7 @@ impl Counters {
 }
 
 /// Devices' interrupts have numbers; others, such as the local timer's, are each CPU's own.
-fn interrupts(text: &str) -> BTreeMap<(String, u32), u64> {
+fn interrupts(text: &str) -> BTreeMap<(Interrupt, u32), u64> {
     let mut lines = text.lines();
     let cpus: Vec<u32> = lines
         .next()
@@ -70,12 +73,10 @@ fn interrupts(text: &str) -> BTreeMap<(String, u32), u64> {
     for line in lines {
         let mut words = line.split_ascii_whitespace();
         let Some(number) = words.next().and_then(|word| word.strip_suffix(':')) else { continue };
-        if number.parse::<u32>().is_err() {
-            continue;
-        }
+        let Ok(number) = number.parse::<u32>() else { continue };
         let each: Vec<u64> = words.by_ref().take(cpus.len()).map_while(|word| word.parse().ok()).collect();
-        let name = format!("{number} {}", line.split_ascii_whitespace().next_back().unwrap_or_default());
-        counts.extend(cpus.iter().zip(each).map(|(cpu, count)| ((name.clone(), *cpu), count)));
+        let of = (number, line.split_ascii_whitespace().next_back().unwrap_or_default().to_owned());
+        counts.extend(cpus.iter().zip(each).map(|(cpu, count)| ((of.clone(), *cpu), count)));
     }
     counts
 }
@@ -105,8 +106,11 @@ mod tests {
         let later = INTERRUPTS.replace("20  PCI", "23  PCI").replace("1446498", "1999999");
         let counters =
             Counters { interrupts: interrupts(&later), steal: steal(&STAT.replace("30 9", "34 9")) }.since(&before);
-        assert_eq!(counters.interrupts(&CpuSet::parse("2").unwrap()), [("36 virtio1-req.0".to_owned(), 3)].into());
-        assert_eq!(counters.interrupts(&CpuSet::parse("0").unwrap()), BTreeMap::new());
+        let counted = |cpus: &str, own: &[u32]| {
+            counters.interrupts(&CpuSet::parse(cpus).unwrap(), &own.iter().copied().collect())
+        };
+        assert_eq!(counted("2", &[24]), [("36 virtio1-req.0".to_owned(), 3)].into());
+        assert_eq!((counted("0", &[]), counted("2", &[36])), Default::default());
         assert_eq!(counters.steal_ms(&CpuSet::parse("0-2").unwrap()), 40);
         assert_eq!((interrupts("nonsense"), steal("cpux 1\ncpu1 2")), Default::default());
     }

@@ -9,13 +9,17 @@ use crate::cgroup::group;
 use crate::clock;
 use anyhow::Context;
 use counters::Counters;
-use frame::api::{ASSIGNMENT, FrameAssignment, PARTITIONS, PartitionDetail, PartitionRow, PartitionStat};
+use frame::api::{
+    ASSIGNMENT, FrameAssignment, HOST_INTERRUPTS, PARTITIONS, PartitionDetail, PartitionRow, PartitionStat,
+};
 use frame::audit::{AuditReport, Finding, Seen, Verdict, alone, judge};
 use frame::cpuset::CpuSet;
 use frame::inventory::Inventory;
 use frame::jail::Inmate;
+use frame::name::Name;
 use frame::plan::PartitionPlan;
 use frame::root::Root;
+use frame::steer::HostInterruptRow;
 use os::http::Client;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -48,6 +52,7 @@ pub fn audit(root: &Root, time: Duration) -> anyhow::Result<AuditReport> {
         let exits = exits(&manager, &row)?;
         subjects.push((row, Subject { plan, pid, groups: detail.cgroup, exits }));
     }
+    let steered: Vec<HostInterruptRow> = manager.get(HOST_INTERRUPTS).context("the partition manager")?;
     let inventory = inventory::here()?;
     let (tasks, counters, begin) = (Tasks::now(), Counters::now(), clock::now());
     std::thread::sleep(time);
@@ -72,7 +77,7 @@ pub fn audit(root: &Root, time: Duration) -> anyhow::Result<AuditReport> {
             tasks: tasks.of(subject.pid),
             strangers: tasks.strangers(subject.pid, &own),
             neighbours: pids.iter().copied().filter(|pid| *pid != subject.pid).collect(),
-            interrupts: counters.interrupts(&own),
+            interrupts: counters.interrupts(&own, &of(&steered, &row.name)),
             siblings: siblings(&inventory, &own),
             steal_ms: counters.steal_ms(looked_at),
             memory: memory::resident(subject.pid),
@@ -83,6 +88,12 @@ pub fn audit(root: &Root, time: Duration) -> anyhow::Result<AuditReport> {
         }));
     }
     Ok(AuditReport::new(frame, milliseconds as f64 / 1e3, host(Path::new("/sys")), partitions))
+}
+
+/// The interrupts of devices that are dedicated to a partition.
+fn of(steered: &[HostInterruptRow], partition: &Name) -> BTreeSet<u32> {
+    let own = steered.iter().filter(|row| row.partition.as_ref() == Some(partition));
+    own.map(|row| row.interrupt).collect()
 }
 
 /// Exits of all virtual processors of a partition, by reason.

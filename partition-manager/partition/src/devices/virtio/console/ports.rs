@@ -19,6 +19,8 @@ const PIECE: usize = 4096;
 const TURN: usize = 64;
 /// Events that are taken at once.
 const EVENTS: usize = 16;
+/// Programs that may wait to be let in: more than the host lets wait.
+const MOST_WAITING: usize = 64;
 /// Listening sockets among the events; others are those of programs.
 const LISTENER: u64 = 1 << 32;
 /// Nothing waits, whatever sort of socket somebody passed.
@@ -79,7 +81,9 @@ impl Ports {
                 return Err(io::Error::from(io::ErrorKind::InvalidInput));
             }
             rustix::io::ioctl_fionbio(&listener, true)?;
-            epoll::add(&poll, &listener, epoll::EventData::new_u64(LISTENER + at as u64), EventFlags::IN)?;
+            // Told once: one who cannot be let in does not keep the thread busy.
+            let (data, comes) = (epoll::EventData::new_u64(LISTENER + at as u64), EventFlags::IN | EventFlags::ET);
+            epoll::add(&poll, &listener, data, comes)?;
             let history = (at == 0).then(History::default);
             ports.push(Port { listener, program: None, history, passed: 0, starved: false });
         }
@@ -90,8 +94,9 @@ impl Ports {
     fn accept(&mut self, at: usize) {
         let Some(port) = self.ports.get_mut(at) else { return };
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        // One at a time: whoever else waits is seen by the next wait.
-        let Ok(socket) = rustix::net::accept_with(&port.listener, flags) else { return };
+        // All who wait, of whom the last has it. Without descriptors left, it is tried again when the next one comes.
+        let next = || rustix::net::accept_with(&port.listener, flags).ok();
+        let Some(socket) = std::iter::from_fn(next).take(MOST_WAITING).last() else { return };
         // With that, epoll forgets the one before (epoll(7)).
         port.program = None;
         let data = epoll::EventData::new_u64(at as u64);

@@ -21,6 +21,8 @@ const PACKET: usize = 64 << 10;
 const TURN: usize = 128;
 /// The listening socket among the events; others are slots.
 const LISTENER: u64 = u64::MAX;
+/// Somebody comes: told once, so that one who cannot be let in does not keep the thread busy.
+const COMES: EventFlags = EventFlags::IN.union(EventFlags::ET);
 /// Whoever connects for the guest, likewise.
 const BROKER: u64 = LISTENER - 1;
 /// Events that are taken at once.
@@ -70,7 +72,7 @@ impl Streams {
         }
         rustix::io::ioctl_fionbio(&listener, true)?;
         let poll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        epoll::add(&poll, &listener, epoll::EventData::new_u64(LISTENER), EventFlags::IN)?;
+        epoll::add(&poll, &listener, epoll::EventData::new_u64(LISTENER), COMES)?;
         let streams = (0..MOST_CONNECTIONS).map(|_| None).collect();
         let (connections, buffer) = (Connections::new(cid), vec![0; PACKET]);
         Ok(Self { listener, poll, connections, streams, broker: None, listening: true, starved: false, buffer })
@@ -79,7 +81,7 @@ impl Streams {
     fn accept(&mut self) {
         while self.connections.has_room() {
             let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-            // Without descriptors or memory left, the next one tries again.
+            // Without descriptors or memory left, it is tried again when the next one comes.
             let Ok(socket) = rustix::net::accept_with(&self.listener, flags) else { return };
             let Some(slot) = self.connections.accept() else { return };
             self.put(slot, socket);
@@ -324,7 +326,7 @@ impl Streams {
     fn watch(&mut self) {
         if self.listening != self.connections.has_room() {
             self.listening = !self.listening;
-            let flags = if self.listening { EventFlags::IN } else { EventFlags::empty() };
+            let flags = if self.listening { COMES } else { EventFlags::empty() };
             let _ = epoll::modify(&self.poll, &self.listener, epoll::EventData::new_u64(LISTENER), flags);
         }
         for (slot, place) in self.streams.iter_mut().enumerate() {
