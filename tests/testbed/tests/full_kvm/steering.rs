@@ -52,7 +52,8 @@ fn disks(testbed: &mut Testbed) -> Result<()> {
     for (number, cpus) in affinities(testbed)? {
         ensure!(!cpus.contains(cpu) || listed(number), "interrupt {number} may go to {cpus}: {shown}");
     }
-    // They come where they are wanted.
+    // They come where they are wanted, from the second on: without remapping the kernel sends a message elsewhere
+    // when one comes (Linux, kernel/irq/migration.c).
     let taken = count(testbed, routed.interrupt, cpu)?;
     console(testbed, "red", "beat", 1)?;
     for number in 0..8 {
@@ -60,7 +61,7 @@ fn disks(testbed: &mut Testbed) -> Result<()> {
     }
     console(testbed, "red", "disk status=0", 8)?;
     let after = count(testbed, routed.interrupt, cpu)?;
-    ensure!(after >= taken + 8, "CPU {cpu} took {taken}, then {after} of interrupt {}", routed.interrupt);
+    ensure!(after + 1 >= taken + 8, "CPU {cpu} took {taken}, then {after} of interrupt {}", routed.interrupt);
     let audit = testbed.run("lpar audit --for 1s --json", SOON)?;
     ensure!(!audit.stdout.contains("ahci"), "its own interrupt is held against it: {}", audit.stdout);
     down(testbed)?;
