@@ -217,7 +217,11 @@ pub fn judge(seen: &Seen) -> PartitionAudit {
     if !seen.interrupts.is_empty() {
         let all: Vec<String> = seen.interrupts.iter().map(|(name, count)| format!("{name} {count} times")).collect();
         let what = format!("its CPUs took interrupts of the host's devices: {}", listed(&all));
-        found(Verdict::Weak, what, "point them elsewhere (/proc/irq/NUMBER/smp_affinity_list)");
+        found(
+            Verdict::Weak,
+            what,
+            "`lpar interrupts --host` says why they are there; those that the kernel keeps need isolcpus=managed_irq for these CPUs",
+        );
     }
     if !seen.siblings.is_empty() {
         let what = format!("CPUs {} are of its cores, and not its own", seen.siblings);

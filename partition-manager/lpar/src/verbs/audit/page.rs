@@ -68,10 +68,13 @@ fn section(out: &mut String, one: &PartitionAudit, seconds: f64) {
     let all = (one.cpus.len() as f64 * seconds * 1e3).max(1.0);
     let steal = figures.steal_ms as f64;
     let stack = [("own", figures.ran_ms), ("others", figures.strangers_ms), ("stolen", steal)];
-    let words = format!(
-        "time of CPUs {}: {:.0} ms of {all:.0} its own, {:.1} of others that could be moved, {steal:.0} stolen",
-        one.cpus, figures.ran_ms, figures.strangers_ms
-    );
+    // Others may run on the CPUs of a pool.
+    let others = match one.mode.as_str() {
+        "dedicated" => format!(" {:.1} of others that could be moved,", figures.strangers_ms),
+        _ => String::new(),
+    };
+    let words =
+        format!("time of CPUs {}: {:.0} ms of {all:.0} its own,{others} {steal:.0} stolen", one.cpus, figures.ran_ms);
     let _ = write!(
         out,
         "<p>{words}</p><svg width=\"{0}\" height=\"{ROW}\" role=\"img\" aria-label=\"{words}\">",
