@@ -43,7 +43,7 @@ pub fn steer(
     let natural = moved.map_or_else(|| current.clone(), |moved| moved.undone(current));
     let away = || {
         let choices = [natural.difference(fenced), online.difference(fenced)];
-        choices.into_iter().find(|cpus| !cpus.is_empty())
+        choices.into_iter().find(|cpus| !cpus.intersection(online).is_empty())
     };
     let own = owner.map(|cpus| cpus.intersection(online)).filter(|cpus| !cpus.is_empty());
     let now = own.or_else(away).unwrap_or_else(|| natural.clone());
@@ -110,6 +110,8 @@ mod tests {
         assert_eq!(steer(&now, moved.as_ref(), &set("2"), &online, None), (set("3"), None));
         // Without a free CPU it stays.
         assert_eq!(steer(&set("1"), None, &online, &online, None), (set("1"), None));
+        // CPUs that are offline are no place to go.
+        assert_eq!(steer(&set("3,9"), None, &set("2-3"), &online, None).0, set("0-1"));
     }
 
     #[test]

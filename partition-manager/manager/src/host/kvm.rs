@@ -93,7 +93,9 @@ pub fn probe() -> (KvmReport, Vec<String>) {
         capabilities.insert(name.to_owned(), kvm.check_extension_int(capability));
     }
     let has = |name: &str| capabilities.get(name).is_some_and(|&value| value > 0);
-    if report.api_version != Some(12) {
+    if report.api_version.is_none_or(|version| version < 0) {
+        report.error = Some("/dev/kvm is another device than KVM's; load kvm_intel or kvm_amd anew".into());
+    } else if report.api_version != Some(12) {
         report.error = Some("this KVM speaks another version than 12 of its interface; use a newer kernel".into());
     } else if !missing.is_empty() {
         report.error = Some(format!("this KVM lacks {}; partitions need it, use another kernel", missing.join(", ")));
