@@ -2,7 +2,6 @@
 
 use crate::clock;
 use crate::errors::Error;
-use crate::record::replace;
 use crate::store::{AppliedText, Store};
 use frame::declare::Frame;
 use frame::file::{Included, LARGEST_FILE, Library, Reading, Remembered, Unavailable, read_bytes, render};
@@ -27,7 +26,7 @@ impl Library for Files<'_> {
 }
 
 /// Puts a frame in force and tells the manager of it: the one that `file` declares, or without `file` the one
-/// that was in force before.
+/// that was in force before, with what was changed of it since.
 ///
 /// # Errors
 /// When the file cannot be read or has mistakes, when nothing was applied before, or when it cannot be kept.
@@ -40,10 +39,12 @@ pub fn apply(root: &Root, file: Option<&Path>, store: Option<&mut Store>) -> Res
             }
             frame
         }
-        (None, store) => match store.map(|store| store.applied()).transpose()?.flatten() {
-            Some(text) => recall(text)?,
-            // The event log was lost; what runs was still declared by somebody.
-            None => handed_over(root)?,
+        // The manager may have been told of changes since a file was applied.
+        (None, store) => match (handed_over(root), store.map(|store| store.applied()).transpose()) {
+            (Ok(frame), _) => frame,
+            (Err(_), Ok(Some(Some(text)))) => recall(text)?,
+            (Err(_), Err(error)) => return Err(error.into()),
+            (Err(error), Ok(_)) => return Err(error),
         },
     };
     let json = serde_json::to_vec_pretty(&frame).map_err(|source| Error::Json { what: "the frame", source })?;
@@ -52,7 +53,7 @@ pub fn apply(root: &Root, file: Option<&Path>, store: Option<&mut Store>) -> Res
     if std::fs::read(&path).is_ok_and(|there| there == json) {
         return Ok(frame);
     }
-    replace(&path, &json)?;
+    os::private::replace(&path, &json).map_err(Error::file("write", &path))?;
     Ok(frame)
 }
 
@@ -156,6 +157,14 @@ mod tests {
         assert_eq!(apply(&place.root, None, Some(&mut store)).unwrap(), first);
         // Nor when the database is lost.
         assert_eq!(apply(&place.root, None, None).unwrap(), first);
+        // What the manager was told since stays as well.
+        let mut changed = first.clone();
+        changed.partitions[0].availability_priority = 9;
+        std::fs::write(place.root.applied_frame(), serde_json::to_vec(&changed).unwrap()).unwrap();
+        assert_eq!(apply(&place.root, None, Some(&mut store)).unwrap(), changed);
+        // If that is lost, what the file said.
+        std::fs::remove_file(place.root.applied_frame()).unwrap();
+        assert_eq!(apply(&place.root, None, Some(&mut store)).unwrap(), first);
     }
 
     #[test]
@@ -170,6 +179,7 @@ mod tests {
         let Boot::Kernel { kernel, .. } = &first.partitions[0].boot else { panic!("{first:?}") };
         assert_eq!(*kernel, sub.join("k/vmlinuz"));
         std::fs::remove_dir_all(&sub).unwrap();
+        std::fs::remove_file(place.root.applied_frame()).unwrap();
         assert_eq!(apply(&place.root, None, Some(&mut store)).unwrap(), first);
         assert!(apply(&place.root, Some(&place.file), Some(&mut store)).is_err());
         assert_eq!(apply(&place.root, None, Some(&mut store)).unwrap(), first);

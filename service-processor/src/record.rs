@@ -3,7 +3,6 @@
 use crate::errors::Error;
 use os::process::Identity;
 use serde::{Deserialize, Serialize};
-use std::io::Write;
 use std::path::Path;
 
 /// The manager that was started last.
@@ -35,21 +34,8 @@ impl Record {
     pub fn write(&self, path: &Path) -> Result<(), Error> {
         let text =
             serde_json::to_vec(self).map_err(|source| Error::Json { what: "the surveillance record", source })?;
-        replace(path, &text)
+        os::private::replace(path, &text).map_err(Error::file("write", path))
     }
-}
-
-/// Puts `bytes` in place of the file at `path`, which is the old or the new one at every moment.
-///
-/// # Errors
-/// The file that cannot be written.
-pub fn replace(path: &Path, bytes: &[u8]) -> Result<(), Error> {
-    let mut new = path.as_os_str().to_owned();
-    new.push(".new");
-    let new = std::path::PathBuf::from(new);
-    let mut file = std::fs::File::create(&new).map_err(Error::file("write", &new))?;
-    file.write_all(bytes).map_err(Error::file("write", &new))?;
-    std::fs::rename(&new, path).map_err(Error::file("write", path))
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! What the daemons' APIs say: HTTP and JSON over Unix sockets. Sizes are integer bytes.
 
 use crate::assignment::Assignment;
+use crate::change::Change;
 use crate::declare::Frame;
 use crate::event::Event;
 use crate::inventory::Inventory;
@@ -131,6 +132,49 @@ pub struct FrameAssignment {
     /// Who owns what.
     #[cfg_attr(feature = "openapi", schema(value_type = Object))]
     pub assignment: Assignment,
+}
+
+/// Body of a request that declares the running frame anew.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct ApplyRequest {
+    /// The frame, every path absolute.
+    #[cfg_attr(feature = "openapi", schema(value_type = Object))]
+    pub frame: Frame,
+    /// Only say what would change.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+/// Body of a request that sets values of one partition.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct SetRequest {
+    /// Values by key, as in the frame file: those of [`crate::set::KEYS`].
+    pub values: BTreeMap<String, String>,
+}
+
+/// What a change of the declaration did, or would do.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct ChangeAnswer {
+    /// What is different.
+    pub changes: Vec<Change>,
+    /// What does not come as it is declared, a sentence each.
+    pub notes: Vec<String>,
+}
+
+/// What is declared of a running frame.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Declaration {
+    /// The frame in force.
+    #[cfg_attr(feature = "openapi", schema(value_type = Object))]
+    pub frame: Frame,
+    /// What waits for the next activation of the partitions that run.
+    pub pending: Vec<Change>,
 }
 
 /// The service processor's own status.
@@ -295,6 +339,10 @@ pub const DEVICES: &str = "/v1/devices";
 pub const FRAME: &str = "/v1/frame";
 /// Path of what is owned now.
 pub const ASSIGNMENT: &str = "/v1/assignment";
+/// Path of what is declared.
+pub const DECLARATION: &str = "/v1/declaration";
+/// Path that declares the frame anew.
+pub const APPLY: &str = "/v1/apply";
 /// Path that brings the frame down.
 pub const DOWN: &str = "/v1/down";
 /// Path of the event log, to read (GET) and to deliver to (POST).

@@ -164,6 +164,9 @@ registry! {
     ManagerStarted = "C7000001", Informational, Frame,
         "The partition manager is in control.",
         "The frame was brought up, or a manager replaced one that was lost.", "None.";
+    FrameChanged = "C7000003", Informational, Frame,
+        "What is declared of the frame changed.",
+        "An operator applied a frame file or set a value.", "None; the event says what changed, and `lpar diff` what waits.";
     PartitionAdopted = "C7000002", Informational, Partition,
         "A running partition was taken over from an earlier manager.",
         "The manager was replaced.", "None.";

@@ -101,6 +101,31 @@ pub enum Verb {
         #[arg(long)]
         detach: bool,
     },
+    /// Declare a running frame anew, as a changed file does: all of it, or nothing.
+    Apply {
+        /// The frame file.
+        file: PathBuf,
+        /// Only say what would change.
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Compare a frame file with what is in force, and that with what runs.
+    Diff {
+        /// The frame file; the one that the frame was brought up with when absent.
+        file: Option<PathBuf>,
+        /// Leave with status 1 when something is different.
+        #[arg(long)]
+        exit_code: bool,
+    },
+    /// Set values of a partition, within its bounds; the frame file is not changed.
+    Set {
+        /// The partition.
+        #[command(flatten)]
+        which: Which,
+        /// Keys as in the frame file, such as processors.units.desired=0.5 or memory.desired=512MiB.
+        #[arg(required = true, value_name = "KEY=VALUE", value_parser = assignment)]
+        values: Vec<(String, String)>,
+    },
     /// Bring the frame down: shut every partition down and end the daemons.
     Down {
         /// Stop the partitions at once instead of asking them.
@@ -237,6 +262,14 @@ pub enum Verb {
     },
 }
 
+/// A key and its value.
+fn assignment(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() && !value.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err("write KEY=VALUE, such as memory.desired=512MiB".into()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -263,10 +296,12 @@ mod tests {
             listed,
             [
                 "activate",
+                "apply",
                 "audit",
                 "check",
                 "console",
                 "devices",
+                "diff",
                 "doctor",
                 "down",
                 "events",
@@ -275,6 +310,7 @@ mod tests {
                 "ls",
                 "plan",
                 "service",
+                "set",
                 "show",
                 "shutdown",
                 "stat",
@@ -308,7 +344,8 @@ mod tests {
     #[test]
     fn wrong_usage_is_seen() {
         assert_eq!(parse("").unwrap_err(), ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand);
-        assert_eq!(parse("set|db|processors.desired=2").unwrap_err(), ErrorKind::InvalidSubcommand);
+        assert_eq!(parse("set|db|processors.desired").unwrap_err(), ErrorKind::ValueValidation);
+        assert_eq!(parse("set|db").unwrap_err(), ErrorKind::MissingRequiredArgument);
         assert_eq!(parse("show|Not/A/Name").unwrap_err(), ErrorKind::ValueValidation);
         assert_eq!(parse("ls|--header").unwrap_err(), ErrorKind::MissingRequiredArgument);
         assert_eq!(parse("up").unwrap_err(), ErrorKind::MissingRequiredArgument);

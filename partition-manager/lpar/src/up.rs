@@ -90,9 +90,8 @@ fn already_up(root: &Root, frame: &Frame) -> Outcome<bool> {
     match applied(root) {
         Some(applied) if applied == *frame => Ok(true),
         _ => refuse!(
-            "frame {} is already up as declared in {}, supervised by process {pid}; `lpar down` brings it down first",
-            frame.name,
-            holder.file.unwrap_or_default().display()
+            "frame {} is already up, and declared otherwise, supervised by process {pid}; `lpar apply FILE` declares it anew while it runs, `lpar diff FILE` shows what is different, `lpar down` brings it down",
+            frame.name
         ),
     }
 }

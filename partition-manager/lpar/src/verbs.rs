@@ -1,6 +1,7 @@
 //! The verbs that ask and answer.
 
 mod audit;
+mod change;
 mod control;
 mod events;
 mod explain;
@@ -9,6 +10,7 @@ mod offline;
 mod plan;
 
 pub use audit::audit;
+pub use change::{apply, diff, set};
 pub use control::{activate, service, shutdown, wait};
 pub use events::{events, line as event_line};
 pub use explain::explain;

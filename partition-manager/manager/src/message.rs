@@ -3,8 +3,8 @@
 use crate::poller::Token;
 use crate::record::Record;
 use frame::api::{
-    DownRequest, FrameAssignment, FrameStatus, PartitionDetail, PartitionRow, PartitionStat, ServiceRequest,
-    ShutdownRequest, WaitAnswer,
+    ApplyRequest, ChangeAnswer, Declaration, DownRequest, FrameAssignment, FrameStatus, PartitionDetail, PartitionRow,
+    PartitionStat, ServiceRequest, SetRequest, ShutdownRequest, WaitAnswer,
 };
 use frame::device_row::DeviceRow;
 use frame::interrupt::InterruptRow;
@@ -93,6 +93,12 @@ pub enum Request {
     Frame(Reply<FrameStatus>),
     /// What is owned now.
     Assignment(Reply<Box<FrameAssignment>>),
+    /// What is declared.
+    Declaration(Reply<Box<Declaration>>),
+    /// Declare the frame anew; answered when that is in force.
+    Apply(Box<ApplyRequest>, Reply<ChangeAnswer>),
+    /// Set values of one partition; answered when they are in force.
+    Set(Name, SetRequest, Reply<ChangeAnswer>),
     /// Start a partition; answered when it runs or failed.
     Activate(Name, Reply<PartitionRow>),
     /// End a partition; answered when it has ended, or runs again where that was asked for.

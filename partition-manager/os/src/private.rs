@@ -71,6 +71,22 @@ pub fn make(path: &Path) -> Result<(), PrivateError> {
     Ok(())
 }
 
+/// Puts `bytes` in place of the file at `path`, which is the old or the new one at every moment.
+///
+/// # Errors
+/// When it cannot be written; then the old one stands, if there was one.
+pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(".new");
+    let beside = PathBuf::from(beside);
+    let written = std::fs::write(&beside, bytes).and_then(|()| std::fs::rename(&beside, path));
+    if written.is_err() {
+        // It is not there if it could not be made.
+        let _ = std::fs::remove_file(&beside);
+    }
+    written
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -12,6 +12,7 @@
 //!   smaller ones, and of its own size those of less priority or later name. Give the plan in force as
 //!   [`Plan::assignment`] to keep these too.
 
+mod adjust;
 mod affinity;
 mod cores;
 mod decide;
@@ -32,6 +33,7 @@ mod settle;
 #[cfg(test)]
 mod tests;
 
+pub use adjust::{adjust, short};
 pub use finding::{Claim, Finding, RULES, Refusal, Subject, Warning};
 
 use crate::assignment::Assignment;

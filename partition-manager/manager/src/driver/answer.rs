@@ -2,6 +2,7 @@
 
 use super::Driver;
 use super::entry::{Entry, Process};
+use crate::journal::Kept;
 use crate::message::{Refusal, Reply};
 use crate::{clock, host};
 use frame::api::{
@@ -10,7 +11,7 @@ use frame::api::{
 use frame::declare::{IoProcessors, Partition, ProcessorMode};
 use frame::lifecycle::{Answer, Input};
 use frame::name::Name;
-use frame::plan::{Backing, PartitionPlan};
+use frame::plan::Backing;
 use frame::state::State;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -122,6 +123,14 @@ impl Driver {
         }
     }
 
+    /// Refuses those who wait for something of a partition that is no more.
+    pub(super) fn dismiss_waiters(&mut self, name: &Name) {
+        let (told, rest): (Vec<Waiter>, _) =
+            std::mem::take(&mut self.waiters).into_iter().partition(|waiter| waiter.name == *name);
+        self.waiters = rest;
+        told.into_iter().for_each(|waiter| waiter.refuse(Refusal::unknown(name)));
+    }
+
     /// Answers those who wait for an activation or a shutdown.
     pub(super) fn answer(&mut self, name: &Name, answer: &Answer) {
         let Some(row) = self.entries.get(name).map(row) else { return };
@@ -184,7 +193,7 @@ impl Driver {
             }
             None => vec![],
         };
-        let resources = resources(entry.declaration(), entry.kept.plan.as_ref(), block);
+        let resources = resources(entry.declaration(), &entry.kept, block);
         let jail = entry.process.as_ref().and_then(|process| host::jail::report(process.identity.pid));
         PartitionDetail { row: row(entry), resources, cgroup, jail }
     }
@@ -218,7 +227,7 @@ pub fn row(entry: &Entry) -> PartitionRow {
             .unwrap_or(declared.processors.count.desired),
         units: plan.map_or(desired, |plan| plan.units().as_f64()),
         memory: assigned.unwrap_or(declared.memory.size.desired),
-        mode: mode(&declared.processors.mode).to_owned(),
+        mode: mode(plan.map_or(&declared.processors.mode, |_| &entry.kept.declared.processors.mode)).to_owned(),
         cpus: plan.map_or_else(String::new, |plan| plan.cpus.to_string()),
         availability_priority: declared.availability_priority,
         pid: entry.process.as_ref().map(|process| process.identity.pid),
@@ -236,7 +245,8 @@ const fn mode(mode: &ProcessorMode) -> &'static str {
 }
 
 /// Each resource with its three values. What is pending is what was desired: a plan may give less.
-fn resources(declared: &Partition, plan: Option<&PartitionPlan>, block: u64) -> BTreeMap<String, Resource> {
+fn resources(declared: &Partition, kept: &Kept, block: u64) -> BTreeMap<String, Resource> {
+    let plan = kept.plan.as_ref();
     let of = |declared: Value, assigned: Option<Value>, pending: Value| Resource {
         declared,
         assigned: assigned.unwrap_or(Value::Null),
@@ -278,7 +288,7 @@ fn resources(declared: &Partition, plan: Option<&PartitionPlan>, block: u64) -> 
     let extents = plan.map(|plan| json!(plan.memory));
     all.insert("extents".to_owned(), of(Value::Null, extents, Value::Null));
     let boot = json!(declared.boot);
-    all.insert("boot".to_owned(), of(boot.clone(), plan.map(|_| boot.clone()), boot));
+    all.insert("boot".to_owned(), of(boot.clone(), plan.map(|_| json!(kept.declared.boot)), boot));
     all
 }
 

@@ -5,6 +5,7 @@
 
 mod adopt;
 mod answer;
+mod apply;
 mod calls;
 mod console;
 mod down;
@@ -220,6 +221,7 @@ impl Driver {
                 self.starting = None;
                 serve()?;
                 self.started();
+                self.converge();
                 self.steer_soon();
                 tell(notify::READY);
             }
@@ -438,6 +440,15 @@ impl Driver {
             Request::Assignment(reply) => {
                 let frame = self.settings.frame.name.clone();
                 let _ = reply.send(Ok(Box::new(FrameAssignment { frame, assignment: self.assignment() })));
+            }
+            Request::Declaration(reply) => {
+                let _ = reply.send(Ok(Box::new(self.declaration())));
+            }
+            Request::Apply(request, reply) => {
+                let _ = reply.send(self.declare(request.frame, None, request.dry_run));
+            }
+            Request::Set(name, request, reply) => {
+                let _ = reply.send(self.set(&name, &request));
             }
             Request::Activate(name, reply) => self.activate(name, reply),
             Request::Shutdown(name, request, reply) => self.shutdown(name, request, reply),

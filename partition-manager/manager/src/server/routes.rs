@@ -11,8 +11,9 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use crossbeam_channel::{Sender, TrySendError};
 use frame::api::{
-    ASSIGNMENT, DEVICES, DOWN, DownRequest, ErrorBody, FRAME, FrameAssignment, FrameStatus, HOST_INTERRUPTS,
-    INTERRUPTS, OPENAPI, PartitionDetail, PartitionRow, PartitionStat, ServiceRequest, ShutdownRequest, WaitAnswer,
+    APPLY, ASSIGNMENT, ApplyRequest, ChangeAnswer, DECLARATION, DEVICES, DOWN, Declaration, DownRequest, ErrorBody,
+    FRAME, FrameAssignment, FrameStatus, HOST_INTERRUPTS, INTERRUPTS, OPENAPI, PartitionDetail, PartitionRow,
+    PartitionStat, ServiceRequest, SetRequest, ShutdownRequest, WaitAnswer,
 };
 use frame::device_row::DeviceRow;
 use frame::interrupt::InterruptRow;
@@ -24,6 +25,8 @@ use utoipa::OpenApi;
 
 /// Largest body of a request, bytes.
 const LARGEST_BODY: usize = 64 * 1024;
+/// Largest body of a request that declares a frame, bytes.
+const LARGEST_FRAME: usize = 64 << 20;
 
 /// Where requests go.
 #[derive(Clone, Debug)]
@@ -145,6 +148,9 @@ struct Of {
         wait,
         frame_status,
         assignment,
+        declaration,
+        apply,
+        set,
         down,
         console::open
     )
@@ -167,6 +173,9 @@ pub fn router(queue: Sender<Message>) -> Router {
         .route(DEVICES, get(devices))
         .route(FRAME, get(frame_status))
         .route(ASSIGNMENT, get(assignment))
+        .route(DECLARATION, get(declaration))
+        .route(APPLY, post(apply).layer(DefaultBodyLimit::max(LARGEST_FRAME)))
+        .route("/v1/partitions/{name}/set", post(set))
         .route(DOWN, post(down))
         .route(OPENAPI, get(|| async { Json(Description::openapi()) }))
         .fallback(|| async {
@@ -299,6 +308,37 @@ async fn assignment(State(api): State<Api>) -> Result<Json<FrameAssignment>, Pro
     Ok(Json(*api.ask(Request::Assignment).await?))
 }
 
+/// What is declared, and what of it waits.
+#[utoipa::path(get, path = "/v1/declaration", responses((status = 200, body = Declaration)))]
+async fn declaration(State(api): State<Api>) -> Result<Json<Declaration>, Problem> {
+    Ok(Json(*api.ask(Request::Declaration).await?))
+}
+
+/// Declares the frame anew. All of it is in force when this answers, or nothing has changed.
+#[utoipa::path(post, path = "/v1/apply", request_body = ApplyRequest, responses(
+    (status = 200, body = ChangeAnswer),
+    (status = 409, description = "Not possible while what runs is as it is; nothing has changed", body = ErrorBody)))]
+async fn apply(
+    State(api): State<Api>,
+    body: Result<Json<ApplyRequest>, JsonRejection>,
+) -> Result<Json<ChangeAnswer>, Problem> {
+    let Json(request) = body?;
+    Ok(Json(api.ask(|reply| Request::Apply(Box::new(request), reply)).await?))
+}
+
+/// Sets values of one partition. All of them are in force when this answers, or nothing has changed.
+#[utoipa::path(post, path = "/v1/partitions/{name}/set", params(("name" = String, Path)), request_body = SetRequest,
+    responses((status = 200, body = ChangeAnswer), (status = 404, body = ErrorBody),
+    (status = 409, description = "Not possible at present; nothing has changed", body = ErrorBody)))]
+async fn set(
+    State(api): State<Api>,
+    Named(name): Named,
+    body: Result<Json<SetRequest>, JsonRejection>,
+) -> Result<Json<ChangeAnswer>, Problem> {
+    let Json(request) = body?;
+    Ok(Json(api.ask(|reply| Request::Set(name, request, reply)).await?))
+}
+
 /// Ends all partitions, then the manager. Answers when the partitions have ended.
 #[utoipa::path(post, path = "/v1/down", request_body = Option<DownRequest>, responses(
     (status = 200, description = "Every partition has ended; null")))]
@@ -315,7 +355,7 @@ mod tests {
     fn the_description_names_every_path() {
         let text = serde_json::to_value(Description::openapi()).unwrap();
         let paths: Vec<&String> = text["paths"].as_object().unwrap().keys().collect();
-        assert_eq!(paths.len(), 14, "{paths:?}");
+        assert_eq!(paths.len(), 17, "{paths:?}");
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The four binaries on this machine's own KVM: what the README and the specification promise.
 
 mod audit;
+mod change;
 mod claims;
 mod death;
 mod demo;
@@ -51,6 +52,9 @@ const TESTS: &[Test] = &[
     ("demo::a_terminal_shows_a_live_view", demo::terminal, host::lacks_kvm),
     ("audit::each_breach_of_the_division_is_named", audit::breaches, kvm_root_and_cpus),
     ("steering::the_hosts_interrupts_leave_a_dedicated_cpu_and_come_back", steering::moved, kvm_root_and_cpus),
+    ("change::a_changed_file_is_applied_to_what_runs", change::applied, host::lacks_kvm),
+    ("change::values_are_set_within_their_bounds_and_stay", change::set, host::lacks_kvm),
+    ("change::a_manager_that_is_killed_while_it_changes_is_finished_by_the_next", change::killed, host::lacks_kvm),
     ("lifecycle::verbs_are_idempotent", lifecycle::idempotent, host::lacks_kvm),
     ("lifecycle::a_guest_powers_itself_off", lifecycle::power_off, host::lacks_kvm),
     ("lifecycle::a_guest_restarts_and_its_console_history_stays", lifecycle::restart, host::lacks_kvm),
