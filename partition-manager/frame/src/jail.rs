@@ -12,6 +12,8 @@ const OF_FRAME: u32 = 1 << 16;
 const BLOCKS: u32 = 1 << 12;
 /// The argument by which a partition's program is told who it is to be.
 pub const ARGUMENT: &str = "--jail";
+/// The descriptor by which it is given an empty root that was made ahead; it is told so by a second word.
+pub const ROOT: i32 = 5;
 
 /// The user and the group of one partition's process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -6,10 +6,10 @@ mod spare;
 
 pub use child::Child;
 pub use filtered::at_call;
-use frame::jail::{ARGUMENT, Inmate};
+use frame::jail::{ARGUMENT, Inmate, ROOT};
 use frame::lifecycle::FILTERED;
 use rustix::fs::{Mode, OFlags};
-pub use spare::Spare;
+pub use spare::{Places, Spare};
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -21,10 +21,11 @@ pub const LISTENER: i32 = 3;
 /// Number of the descriptor by which a partition holds the frame's claim on its CPUs.
 const CLAIM: i32 = 4;
 
-/// The namespaces that an inmate begins in; it makes that of mounts itself (namespaces(7)).
+/// The namespaces that an inmate begins in; it goes to that of mounts itself, since its program is in the host's
+/// (namespaces(7)).
 const NAMESPACES: i32 = libc::CLONE_NEWPID | libc::CLONE_NEWNET | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
 
-/// Keeps descriptors 3 and 4 of this process taken, so that no pipe or file that another thread just opens has
+/// Keeps descriptors 3 to 5 of this process taken, so that no pipe or file that another thread just opens has
 /// a number which a child puts its own on.
 #[derive(Debug)]
 pub struct Seat {
@@ -41,7 +42,7 @@ impl Seat {
         loop {
             // The kernel gives the lowest number that is free; what came from the parent stays open as it is.
             let idle = rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC)?;
-            if idle.as_raw_fd() > CLAIM {
+            if idle.as_raw_fd() > ROOT {
                 return Ok(Self { _descriptors: descriptors });
             }
             descriptors.push(idle);
@@ -54,8 +55,8 @@ impl Seat {
 pub struct Jail {
     /// Who it is to be.
     pub inmate: Inmate,
-    /// A network namespace that nobody else was ever in; without it, one is made as the process begins.
-    pub network: Option<OwnedFd>,
+    /// Namespaces that nobody else was ever in; without them, some are made as the process begins.
+    pub places: Option<Places>,
 }
 
 /// Starts `binary` as the process that ps shows as `title`: a session of its own, nothing but `listener` and
@@ -74,11 +75,12 @@ pub fn spawn(
 ) -> io::Result<Child> {
     let program = CString::new(binary.as_os_str().as_bytes())?;
     let mut arguments = vec![CString::new(title)?];
-    let network = jail.and_then(|jail| jail.network.as_ref());
+    let places = jail.and_then(|jail| jail.places.as_ref());
     let namespaces = match jail {
         Some(jail) => {
             arguments.extend([CString::new(ARGUMENT)?, CString::new(jail.inmate.to_string())?]);
-            if network.is_some() { NAMESPACES & !libc::CLONE_NEWNET } else { NAMESPACES }
+            arguments.extend(places.map(|_| CString::new(ROOT.to_string())).transpose()?);
+            if places.is_some() { NAMESPACES & !libc::CLONE_NEWNET } else { NAMESPACES }
         }
         None => 0,
     };
@@ -93,9 +95,9 @@ pub fn spawn(
             // SAFETY: as above. A process that writes 0 names itself.
             check(unsafe { libc::write(door.as_raw_fd(), b"0".as_ptr().cast(), 1) } as i64)?;
         }
-        if let Some(network) = network {
+        if let Some(places) = places {
             // SAFETY: as above.
-            check(unsafe { libc::setns(network.as_raw_fd(), libc::CLONE_NEWNET) }.into())?;
+            check(unsafe { libc::setns(places.network.as_raw_fd(), libc::CLONE_NEWNET) }.into())?;
         }
         // Behind the doors, so that its own groups are the root of what it could see. Kernels may lack the kind.
         // SAFETY: as above.
@@ -115,12 +117,13 @@ pub fn spawn(
             check(unsafe { libc::dup2(descriptor, place) }.into())
         };
         put(listener, LISTENER)?;
-        let kept = if let Some(claim) = claim {
-            put(claim, CLAIM)?;
-            CLAIM
-        } else {
-            LISTENER
-        };
+        let mut kept = LISTENER;
+        for (descriptor, place) in [(claim, CLAIM), (places.map(|places| &places.root), ROOT)] {
+            if let Some(descriptor) = descriptor {
+                put(descriptor, place)?;
+                kept = place;
+            }
+        }
         // Whatever was opened without that flag is closed too. Kernels before 5.11 do not have the call;
         // all of this process's own descriptors have the flag anyway.
         // SAFETY: as above.

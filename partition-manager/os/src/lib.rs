@@ -6,6 +6,7 @@
 pub mod claim;
 #[cfg(feature = "database")]
 pub mod database;
+pub mod empty;
 #[cfg(feature = "http")]
 pub mod http;
 pub mod keep;

@@ -4,7 +4,7 @@
 //! Without it there is nothing to do. `--image` writes the built-in payload to standard output.
 
 use anyhow::{Context, Result, bail};
-use frame::jail::{ARGUMENT, Inmate};
+use frame::jail::ARGUMENT;
 use partition::diagnostics::IMAGE;
 use partition::driver::{self, Driver};
 use partition::jail::wall;
@@ -16,7 +16,8 @@ use std::process::ExitCode;
 const LISTENER: i32 = 3;
 
 const USAGE: &str = "usage: partition            with a listening SOCK_SEQPACKET socket as descriptor 3
-       partition --jail N   the same, as user and group N in an empty root, without privileges
+       partition --jail N   the same, as user and group N in an empty root, without privileges;
+                            with a further 5 the root is that of the namespace of mounts that descriptor 5 is
        partition --image    write the built-in payload to standard output
        partition --version";
 
@@ -34,8 +35,9 @@ fn perform() -> Result<ExitCode> {
     let arguments: Vec<_> = std::env::args_os().skip(1).collect();
     match arguments.iter().map(|argument| argument.to_str()).collect::<Vec<_>>().as_slice() {
         [] => serve(),
-        [Some(ARGUMENT), Some(inmate)] => {
-            wall::enter(Inmate::parse(inmate).context("the number of a partition's user was expected")?)?;
+        [Some(ARGUMENT), sentence @ ..] => {
+            let sentence: Option<Vec<&str>> = sentence.iter().copied().collect();
+            wall::enter(&sentence.context("who to be was expected")?)?;
             serve()
         }
         [Some("--image")] => {

@@ -260,8 +260,8 @@ impl Driver {
         let binary = &self.settings.binary;
         let title = format!("partition {}/{name}", self.tag);
         self.journal.step(name, &Step::Spawn { incarnation })?;
-        let network = self.spare.as_ref().and_then(Spare::take);
-        let jail = self.inmate(name).map(|inmate| Jail { inmate, network });
+        let places = self.spare.as_ref().and_then(Spare::take);
+        let jail = self.inmate(name).map(|inmate| Jail { inmate, places });
         let mut child = spawn::spawn(binary, &title, &listener, claim.as_ref(), &doors, jail.as_ref())
             .with_context(|| format!("the program {} could not be started", binary.display()))?;
         match self.hold(name, child.id()) {

@@ -1,10 +1,11 @@
-//! A network namespace made ahead.
+//! Namespaces made ahead.
 //!
-//! Making one (namespaces(7)) is the longest single step of starting a jailed process, and the only one that does not
-//! depend on whose it will be. So one is kept ready; where several partitions start at once, the others get theirs as
-//! they begin.
+//! Making a network namespace (namespaces(7)) and an empty root are the longest steps of starting a jailed process, and
+//! the only ones that do not depend on whose they will be. So one of each is kept ready; where several partitions start
+//! at once, the others get theirs as they begin.
 
 use crossbeam_channel::{Receiver, Sender, bounded};
+use os::empty;
 use rustix::fs::{Mode, OFlags, open};
 use std::io;
 use std::os::fd::OwnedFd;
@@ -13,10 +14,19 @@ use std::time::Duration;
 /// What follows the taking of a spare one is a start, which needs the processors more.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// One network namespace, empty and never used, ready to be entered.
+/// Namespaces that nobody was ever in.
+#[derive(Debug)]
+pub struct Places {
+    /// A network namespace.
+    pub network: OwnedFd,
+    /// A namespace of mounts whose root is empty.
+    pub root: OwnedFd,
+}
+
+/// Namespaces ready to be entered.
 #[derive(Debug)]
 pub struct Spare {
-    ready: Receiver<OwnedFd>,
+    ready: Receiver<Places>,
 }
 
 impl Spare {
@@ -26,35 +36,47 @@ impl Spare {
     /// When the host gives no thread.
     pub fn begin() -> io::Result<Self> {
         let (sender, ready) = bounded(1);
-        std::thread::Builder::new().name("spare".to_owned()).spawn(move || provide(&sender))?;
+        thread("spare".to_owned(), move || provide(&sender))?;
         Ok(Self { ready })
     }
 
-    /// The one that is ready, if one is. No other process was ever in it.
+    /// Those that are ready, if some are. No other process was ever in them.
     #[must_use]
-    pub fn take(&self) -> Option<OwnedFd> {
+    pub fn take(&self) -> Option<Places> {
         self.ready.try_recv().ok()
     }
 }
 
-fn provide(sender: &Sender<OwnedFd>) {
+fn thread<T: Send + 'static>(
+    name: String,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> io::Result<std::thread::JoinHandle<T>> {
+    std::thread::Builder::new().name(name).spawn(work)
+}
+
+fn provide(sender: &Sender<Places>) {
     loop {
-        let made = make().inspect_err(|error| tracing::debug!("no network namespace is made ahead: {error}"));
-        let Ok(namespace) = made else { return };
-        if sender.send(namespace).is_err() {
+        let made = make().inspect_err(|error| tracing::debug!("no namespaces are made ahead: {error}"));
+        let Ok(places) = made else { return };
+        if sender.send(places).is_err() {
             return;
         }
         std::thread::sleep(PAUSE);
     }
 }
 
-/// Moves this thread, which owns no socket, into a new network namespace, and opens that.
-fn make() -> io::Result<OwnedFd> {
-    // SAFETY: changes the network namespace of this thread only.
-    if unsafe { libc::unshare(libc::CLONE_NEWNET) } != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(open("/proc/thread-self/ns/net", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?)
+/// Makes namespaces by a thread that moves into them, and ends.
+fn make() -> io::Result<Places> {
+    let maker = thread("spare".to_owned(), || {
+        // SAFETY: changes the network namespace of this thread only, which owns no socket.
+        if unsafe { libc::unshare(libc::CLONE_NEWNET) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let network = open("/proc/thread-self/ns/net", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+        let root = empty::ahead().map_err(io::Error::other)?;
+        Ok(Places { network, root })
+    })?;
+    maker.join().unwrap_or_else(|_| Err(io::Error::other("the thread that makes namespaces failed")))
 }
 
 #[cfg(test)]
@@ -70,9 +92,14 @@ mod tests {
             return;
         };
         let second = spare.ready.recv_timeout(Duration::from_secs(30)).unwrap();
-        let own = open("/proc/self/ns/net", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).unwrap();
+        // Nor are they this process's own.
+        let own =
+            |kind| open(format!("/proc/self/ns/{kind}"), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).unwrap();
         let number = |descriptor: &OwnedFd| rustix::fs::fstat(descriptor).unwrap().st_ino;
-        let numbers = [number(&own), number(&first), number(&second)];
-        assert!(numbers[0] != numbers[1] && numbers[0] != numbers[2] && numbers[1] != numbers[2], "{numbers:?}");
+        let (network, mounts) = (own("net"), own("mnt"));
+        for three in [[&network, &first.network, &second.network], [&mounts, &first.root, &second.root]] {
+            let numbers = three.map(number);
+            assert!(numbers[0] != numbers[1] && numbers[0] != numbers[2] && numbers[1] != numbers[2], "{numbers:?}");
+        }
     }
 }

@@ -5,8 +5,8 @@
 //! thread's system calls too. `intruder --free` makes the attempts without a jail and prints what worked: so that it
 //! is known that they can.
 
-use anyhow::{Context, Result, bail};
-use frame::jail::{ARGUMENT, Inmate};
+use anyhow::{Result, bail};
+use frame::jail::ARGUMENT;
 use frame::wire::{Packet, Report, Request};
 use os::packet;
 use partition::jail::{self, Class, landlock, wall};
@@ -48,8 +48,8 @@ fn main() -> Result<()> {
             println!("{}", tried(false).join(", "));
             Ok(())
         }
-        [argument, inmate] if *argument == ARGUMENT => {
-            wall::enter(Inmate::parse(inmate).context("no number of a partition's user")?)?;
+        [argument, sentence @ ..] if *argument == ARGUMENT => {
+            wall::enter(sentence)?;
             let (wall, filter) = (tried(false), tried(true));
             say(&format!(
                 "{} attempts; behind the wall: [{}]; behind the filter: [{}]",

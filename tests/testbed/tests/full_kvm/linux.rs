@@ -19,9 +19,35 @@ pub const TESTS: &[Test] = &[
     ("linux_runs_on_when_its_manager_is_killed", manager_killed),
     ("a_panic_is_one_event_and_hurts_nobody_else", panics),
     ("a_watchdog_that_linux_leaves_alone_expires", watchdog),
+    ("partitions_see_nothing_of_a_host_that_runs_from_its_ram_disk", walled),
     ("linux_runs_with_a_split_interrupt_controller", |testbed| controllers(testbed, "split")),
     ("linux_runs_with_an_emulated_interrupt_controller", |testbed| controllers(testbed, "emulated")),
 ];
+
+/// The root file system of such a host cannot be left, only covered. One of two that start at once finds an empty root
+/// made ahead, the other makes its own.
+fn walled(testbed: &mut Testbed) -> Result<()> {
+    let payload = |name: &str| {
+        format!(
+            "[[partition]]\nname = \"{name}\"\nprocessors = {{ mode = \"shared\", desired = 1, units = {{ desired = 0.2 }} }}\n\
+             memory = {{ desired = \"16MiB\" }}\nboot = \"diagnostics\"\n"
+        )
+    };
+    let head = "[frame]\nname = \"bed\"\nmemory_block = \"2MiB\"\nreserved = { cpus = 0, memory = \"128MiB\" }\n\
+         [[pool]]\nname = \"default\"\ncpus = 1\n";
+    raise(testbed, &format!("{head}{}{}", payload("red"), payload("blue")))?;
+    let look = "for p in $(lpar ls -F pid); do echo of $(readlink /proc/$p/ns/mnt) $(ls -A /proc/$p/root/ | wc -l) $(ls -A /proc/$p/cwd/ | wc -l); done; readlink /proc/self/ns/mnt";
+    for _ in 0..2 {
+        let seen = succeeds(testbed, look)?;
+        let (partitions, own): (Vec<&str>, Vec<&str>) = seen.lines().partition(|line| line.starts_with("of "));
+        ensure!(partitions.len() == 2 && partitions.iter().all(|line| line.ends_with(" 0 0")), "{seen}");
+        let namespaces: Vec<&str> = partitions.iter().filter_map(|line| line.split(' ').nth(1)).collect();
+        ensure!(namespaces[0] != namespaces[1] && namespaces.iter().all(|one| !own.contains(one)), "{seen}");
+        // Alone, with one at hand.
+        succeeds(testbed, "lpar shutdown red --immediate && sleep 1 && lpar activate red")?;
+    }
+    down(testbed)
+}
 
 /// A frame of Linux partitions: name, virtual processors, further words of the command line.
 fn up(testbed: &mut Testbed, partitions: &[(&str, u32, &str)]) -> Result<()> {
