@@ -90,7 +90,11 @@ fn understand(reading: Reading, path: &Path) -> Result<Frame, Error> {
     }
 }
 
-fn handed_over(root: &Root) -> Result<Frame, Error> {
+/// The frame in force, as the manager is told of it.
+///
+/// # Errors
+/// When there is none, or it cannot be read.
+pub fn handed_over(root: &Root) -> Result<Frame, Error> {
     let path = root.applied_frame();
     let bytes = match std::fs::read(&path) {
         Ok(bytes) => bytes,

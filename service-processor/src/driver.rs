@@ -238,7 +238,9 @@ impl Driver {
         if self.going.as_ref().is_some_and(|going| going.immediate || !request.immediate) {
             return;
         }
-        let patience = down_patience(&self.setup.frame, request.immediate);
+        // The manager may have been told of changes since.
+        let frame = crate::applied::handed_over(&self.setup.root);
+        let patience = down_patience(frame.as_ref().unwrap_or(&self.setup.frame), request.immediate);
         let (queue, socket) = (self.queue.clone(), self.setup.root.manager_socket());
         let asker = std::thread::Builder::new().name("down".into()).spawn(move || {
             let answer = down::ask(&socket, request, patience);

@@ -203,6 +203,30 @@ pub fn of_frame(before: &Frame, after: &Frame, active: &BTreeMap<Name, Active<'_
     changes
 }
 
+/// Gives the partitions of `after` whose number is `automatic` the numbers that they have in `before`, and the others of
+/// them the least that are free, in the order of names: who comes moves nobody.
+pub fn keep_numbers(before: &Frame, after: &mut Frame, automatic: &dyn Fn(&Name) -> bool) {
+    let had: BTreeMap<&Name, u32> = before.partitions.iter().map(|one| (&one.name, one.id)).collect();
+    let mut taken: BTreeSet<u32> =
+        after.partitions.iter().filter(|one| !automatic(&one.name)).map(|one| one.id).collect();
+    let mut order: Vec<&mut Partition> = after.partitions.iter_mut().filter(|one| automatic(&one.name)).collect();
+    order.sort_by(|a, b| a.name.cmp(&b.name));
+    let mut new = vec![];
+    for one in order {
+        match had.get(&one.name).filter(|id| taken.insert(**id)) {
+            Some(id) => one.id = *id,
+            None => new.push(one),
+        }
+    }
+    let mut next = 1;
+    for one in new {
+        while !taken.insert(next) {
+            next += 1;
+        }
+        one.id = next;
+    }
+}
+
 /// Why a frame that is up as `before` cannot be declared as `after` while `active` run.
 #[must_use]
 pub fn refusals(before: &Frame, after: &Frame, active: &BTreeMap<Name, Active<'_>>) -> Vec<Finding> {
@@ -256,7 +280,7 @@ pub fn refusals(before: &Frame, after: &Frame, active: &BTreeMap<Name, Active<'_
                     other.name
                 ),
                 vec![],
-                "give partitions an `id`, or declare new ones at the end of the file",
+                "give it another `id`",
             );
         }
     }
@@ -427,6 +451,20 @@ mod tests {
             let texts = refused(&after);
             assert!(texts.len() == 1 && texts[0].contains(part), "{part:?} is missing in {texts:?}");
         }
+    }
+
+    #[test]
+    fn who_comes_moves_nobody() {
+        let before = frame(vec![partition("b", 1), partition("d", 2), partition("e", 5)]);
+        // As the file numbers them; "c" says so itself.
+        let mut after = frame(vec![partition("a", 1), partition("b", 3), partition("c", 2), partition("d", 4)]);
+        after.partitions.push(partition("e", 5));
+        keep_numbers(&before, &mut after, &|name| name.as_str() != "c");
+        let ids: Vec<u32> = after.partitions.iter().map(|one| one.id).collect();
+        assert_eq!(ids, [3, 1, 2, 4, 5]);
+        let mut again = after.clone();
+        keep_numbers(&after, &mut again, &|name| name.as_str() != "c");
+        assert_eq!(again, after);
     }
 
     #[test]

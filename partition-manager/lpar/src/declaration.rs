@@ -3,6 +3,7 @@
 use crate::failure::{Failure, Outcome, refuse};
 use crate::show::plain;
 use frame::assignment::Assignment;
+use frame::change::keep_numbers;
 use frame::declare::Frame;
 use frame::diagnostic::{Diagnostic, Severity, any_error};
 use frame::file::check::{FileFact, FileFacts, Purpose, against, files, sockets};
@@ -11,7 +12,8 @@ use frame::file::{
 };
 use frame::image;
 use frame::inventory::Inventory;
-use frame::plan::{Plan, plan};
+use frame::name::Name;
+use frame::plan::{Plan, Subject, plan};
 use frame::root::Root;
 use frame::rule::Rule;
 use os::regular::{self, RegularError};
@@ -93,6 +95,17 @@ impl Declaration {
     pub fn resolved(&self) -> Option<Frame> {
         let directory = self.path.parent().unwrap_or_else(|| Path::new("/"));
         self.frame().map(|frame| frame.clone().with_paths_from(directory))
+    }
+
+    /// As [`Declaration::resolved`], for a frame that is up as `there`: partitions that have no `id` in the file keep
+    /// the number that they have.
+    #[must_use]
+    pub fn resolved_beside(&self, there: &Frame) -> Option<Frame> {
+        let mut frame = self.resolved()?;
+        let spans = &self.reading.spans;
+        let automatic = |name: &Name| spans.exactly(&Subject::Partition(name.clone()), "id").is_none();
+        keep_numbers(there, &mut frame, &automatic);
+        Some(frame)
     }
 
     /// Decides who gets what on `inventory`, and adds what the decision finds to the diagnostics, beside what is

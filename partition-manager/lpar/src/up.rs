@@ -44,7 +44,7 @@ pub fn up(common: &Common, file: &Path, detach: bool) -> Outcome {
     }
     let root = roots::of_frame(common, &frame.name)?;
     root.check(frame.partitions.iter().map(|partition| &partition.name))?;
-    if already_up(&root, &frame)? {
+    if already_up(&root, &declaration, &frame)? {
         declaration.judge_briefly()?;
         return standing(common, &root, &frame);
     }
@@ -64,7 +64,7 @@ pub fn up(common: &Common, file: &Path, detach: bool) -> Outcome {
 }
 
 /// Whether the very frame is up already.
-fn already_up(root: &Root, frame: &Frame) -> Outcome<bool> {
+fn already_up(root: &Root, declaration: &Declaration, frame: &Frame) -> Outcome<bool> {
     let Some(holder) = Holder::read(&root.lock()) else { return Ok(false) };
     if !holder.runs() {
         if holder.frame != frame.name && roots::runs(root) {
@@ -88,7 +88,7 @@ fn already_up(root: &Root, frame: &Frame) -> Outcome<bool> {
     }
     // A frame that is just coming up has not applied anything yet.
     match applied(root) {
-        Some(applied) if applied == *frame => Ok(true),
+        Some(applied) if declaration.resolved_beside(&applied).as_ref() == Some(&applied) => Ok(true),
         _ => refuse!(
             "frame {} is already up, and declared otherwise, supervised by process {pid}; `lpar apply FILE` declares it anew while it runs, `lpar diff FILE` shows what is different, `lpar down` brings it down",
             frame.name

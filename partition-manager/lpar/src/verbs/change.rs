@@ -29,7 +29,7 @@ const LONGEST: usize = 40;
 /// # Errors
 /// When the file has mistakes, its frame is not up, or what runs cannot be what it declares.
 pub fn apply(common: &Common, file: &Path, dry_run: bool) -> Outcome {
-    let (root, frame) = declared(common, file)?;
+    let (root, frame, _) = declared(common, file)?;
     let request = ApplyRequest { frame, dry_run };
     let answer: ChangeAnswer = Daemon::manager(&root).post(APPLY, &request, PATIENCE)?;
     tell(common, &answer, if dry_run { "nothing was changed (--dry-run)" } else { "in force" })
@@ -74,10 +74,8 @@ pub fn diff(common: &Common, file: Option<&Path>, exit_code: bool) -> Outcome {
         Some(file) => file.to_owned(),
         None => brought_up_with(&roots::running(common)?)?,
     };
-    let (root, frame) = declared(common, &file)?;
-    let manager = Daemon::manager(&root);
-    let there: frame::api::Declaration = manager.get(DECLARATION)?;
-    let owned: FrameAssignment = manager.get(ASSIGNMENT)?;
+    let (root, frame, there) = declared(common, &file)?;
+    let owned: FrameAssignment = Daemon::manager(&root).get(ASSIGNMENT)?;
     let running = there.frame.partitions.iter().filter_map(|declared| {
         let plan = owned.assignment.partitions.get(&declared.name)?;
         Some((declared.name.clone(), Active { declared, plan: Some(plan) }))
@@ -105,8 +103,8 @@ pub fn diff(common: &Common, file: Option<&Path>, exit_code: bool) -> Outcome {
     if exit_code && !same { Err(Failure::Said) } else { Ok(()) }
 }
 
-/// The frame that `file` declares, and the root where it is up.
-fn declared(common: &Common, file: &Path) -> Outcome<(Root, Frame)> {
+/// The root where the frame of `file` is up, what the file declares of it, and what is in force.
+fn declared(common: &Common, file: &Path) -> Outcome<(Root, Frame, frame::api::Declaration)> {
     let declaration = Declaration::load(file)?;
     declaration.judge_briefly()?;
     let Some(frame) = declaration.resolved() else { return Err(Failure::Said) };
@@ -117,7 +115,9 @@ fn declared(common: &Common, file: &Path) -> Outcome<(Root, Frame)> {
     if !roots::runs(&root) {
         refuse!("frame {} is not up; `lpar up {}` brings it up", frame.name, file.display());
     }
-    Ok((root, frame))
+    let there: frame::api::Declaration = Daemon::manager(&root).get(DECLARATION)?;
+    let frame = declaration.resolved_beside(&there.frame).unwrap_or(frame);
+    Ok((root, frame, there))
 }
 
 /// The file that a running frame was brought up with.

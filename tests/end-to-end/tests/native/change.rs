@@ -67,24 +67,25 @@ pub fn applied() -> Result<()> {
         "desired = 0.3, maximum = 1.0 }, sharing = \"capped\"",
     )?;
     edit(&frame, "[[partition]]\nname = \"beta\"", "[[partition]]\nname = \"beta\"\nexit_device = true")?;
-    let third = TWO.split("[[partition]]").nth(2).context("no second partition")?.replace("\"beta\"", "\"gamma\"");
+    let third = TWO.split("[[partition]]").nth(2).context("no second partition")?.replace("\"beta\"", "\"aa\"");
     let third = third.replace("desired = 0.4", "desired = 0.2");
     let text = std::fs::read_to_string(frame.file())?;
     std::fs::write(frame.file(), format!("{text}\n[[partition]]{third}"))?;
 
     let different = with_file(&frame, "diff", Some("--exit-code"))?.expect(1)?;
     let dry = with_file(&frame, "apply", Some("--dry-run"))?.expect(0)?;
-    for part in
-        ["alpha", "processors.units.desired", "0.40", "0.30", "processors.sharing", "beta", "exit_device", "gamma"]
+    for part in ["alpha", "processors.units.desired", "0.40", "0.30", "processors.sharing", "beta", "exit_device", "aa"]
     {
         ensure!(different.stdout.contains(part) && dry.stdout.contains(part), "no {part:?} in {}", dry.stdout);
     }
-    ensure!(frame.lpar.run("show gamma")?.expect(1).is_ok() && units(&frame, "alpha")? == 0.4, "nothing has changed");
+    ensure!(frame.lpar.run("show aa")?.expect(1).is_ok() && units(&frame, "alpha")? == 0.4, "nothing has changed");
 
     let done = with_file(&frame, "apply", None)?.expect(0)?;
     ensure!(done.stdout.contains("at its next activation") && done.stdout.contains("at once"), "{}", done.stdout);
-    frame.lpar.wait("gamma", "Running")?;
+    frame.lpar.wait("aa", "Running")?;
     ensure!((frame.partition("alpha")?, frame.partition("beta")?) == before, "what runs runs on");
+    // By names alone it would be the first.
+    ensure!(frame.lpar.row("aa")?["id"] == 3 && frame.lpar.row("alpha")?["id"] == 1, "numbers stay");
     ensure!(units(&frame, "alpha")? == 0.3);
     if let (Some((None, _)), Some((now, _))) = (was, limits(&frame, "alpha")?) {
         ensure!(now.is_some_and(|now| (now - 0.3).abs() < 0.001), "the quota is {now:?}");
@@ -114,11 +115,11 @@ pub fn applied() -> Result<()> {
     std::fs::write(frame.file(), without)?;
     for option in [None, Some("--dry-run")] {
         let refused = with_file(&frame, "apply", option)?.expect(1)?;
-        ensure!(refused.stderr.contains("gamma") && refused.stderr.contains("lpar shutdown"), "{}", refused.stderr);
+        ensure!(refused.stderr.contains("aa") && refused.stderr.contains("lpar shutdown"), "{}", refused.stderr);
     }
-    frame.lpar.ok("shutdown gamma --immediate")?;
+    frame.lpar.ok("shutdown aa --immediate")?;
     with_file(&frame, "apply", None)?.expect(0)?;
-    ensure!(frame.lpar.run("show gamma")?.expect(1).is_ok(), "gamma is forgotten");
+    ensure!(frame.lpar.run("show aa")?.expect(1).is_ok(), "aa is forgotten");
     // Nor what a frame stands on.
     edit(&frame, "memory_block = \"2MiB\"", "memory_block = \"4MiB\"")?;
     let refused = with_file(&frame, "apply", None)?.expect(1)?;
